@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use antiphon_simulator::upstream::{Script, Simulator};
+use antiphon_simulator::upstream::{Options, Script, Simulator};
 use antiphon_testkit::{Client, Gateway, ManualClock, Reply, Setup, eventually, header};
 use http::Method;
 use serde_json::{Value, json};
@@ -34,7 +34,15 @@ struct Tenants {
 }
 
 async fn tenants() -> Tenants {
-    let upstreams = [simulator().await, simulator().await];
+    tenants_of([simulator().await, simulator().await]).await
+}
+
+/// The first upstream has these options.
+async fn tenants_with(options: Options) -> Tenants {
+    tenants_of([Simulator::bind(options).await.unwrap(), simulator().await]).await
+}
+
+async fn tenants_of(upstreams: [Simulator; 2]) -> Tenants {
     let [a, b] = [upstreams[0].url(), upstreams[1].url()];
     let setup = Setup::with_accounts([("a", a.as_str()), ("b", b.as_str())])
         .config("routing.strategy = \"fill_first\"\nrouting.patience = \"1ms\"")
@@ -49,6 +57,12 @@ async fn tenants() -> Tenants {
 impl Tenants {
     async fn states(&self) -> [&'static str; 2] {
         [self.gateway.account_state("a").await, self.gateway.account_state("b").await]
+    }
+
+    /// Waits until neither account is doubted.
+    async fn verified(&self) {
+        let is_doubted = || self.gateway.app.pool.view().iter().any(|view| view.state.doubt.is_some());
+        eventually("no account is doubted", async || !is_doubted()).await;
     }
 
     /// How many requests each upstream has got.
@@ -90,6 +104,48 @@ async fn a_credential_refused_without_client_content_disables_its_account() {
     tenants.first.create(plain("x")).await.ok();
     eventually("the account is disabled", async || tenants.states().await == ["disabled", "ready"]).await;
     assert_eq!(tenants.upstreams[0].counts().requests, 1);
+}
+
+/// Upstreams that serve turns, but no list of models: it is refused, or there is none.
+fn without_list() -> [Options; 2] {
+    [
+        Options { refuses_list: true, ..Options::default() },
+        Options { lists_models: false, ..Options::default() },
+    ]
+}
+
+#[tokio::test]
+async fn an_account_without_a_list_of_models_is_verified_by_an_empty_turn() {
+    for options in without_list() {
+        let tenants = tenants_with(options.clone()).await;
+        tenants.upstreams[0].script(Script::http(401, error(Some("invalid_organization"), "m")));
+        tenants.first.create(plain("x")).await.ok();
+        assert_eq!(tenants.requests(), [1, 1], "{options:?}");
+        tenants.verified().await;
+        assert_eq!(tenants.states().await, ["ready", "ready"], "{options:?}");
+        tenants.second.create(plain("y")).await.ok();
+        assert_eq!(tenants.requests(), [2, 1], "{options:?}");
+
+        tenants.upstreams[0].revoke_credentials(true);
+        tenants.first.create(plain("x")).await.ok();
+        eventually("the account is disabled", async || tenants.states().await == ["disabled", "ready"]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_account_without_a_list_of_models_that_fails_one_tenant_stays_for_others() {
+    for options in without_list() {
+        let tenants = tenants_with(options.clone()).await;
+        for _ in 0..3 {
+            tenants.upstreams[0].script(Script::http(500, error(Some("server_error"), "m")));
+            tenants.first.create(plain("x")).await.ok();
+        }
+        assert_eq!(tenants.requests(), [3, 3], "{options:?}");
+        tenants.verified().await;
+        assert_eq!(tenants.states().await, ["ready", "ready"], "{options:?}");
+        tenants.second.create(plain("y")).await.ok();
+        assert_eq!(tenants.requests(), [4, 3], "{options:?}");
+    }
 }
 
 #[tokio::test]

@@ -105,6 +105,10 @@ impl Shared {
         let reply = match (refused, about) {
             (Some(refusal), _) => self.refuse(&refusal, None),
             (None, Some(about)) => about,
+            (None, None) if is_models && self.options.refuses_list => {
+                let refusal = Refusal::new(401, "invalid_api_key", "This key may not list models.");
+                self.refuse(&refusal, None)
+            }
             (None, None) if is_models => self.json(StatusCode::OK, self.models().into(), None),
             (None, None) if version.is_some() => {
                 let version = Object::new().value("version", &version).finish();

@@ -24,6 +24,8 @@ pub struct Options {
     pub listed_models_only: bool,
     /// Whether it has `GET …/models`.
     pub lists_models: bool,
+    /// Refuses every credential for `GET …/models`, as upstreams do whose keys are for turns only.
+    pub refuses_list: bool,
     /// Who owns the models that it lists.
     pub owned_by: String,
     /// What `/api/version` beside its `/v1` says, as Ollama's does.
@@ -64,6 +66,7 @@ impl Default for Options {
             codex_models: Vec::new(),
             listed_models_only: false,
             lists_models: true,
+            refuses_list: false,
             owned_by: String::from("system"),
             ollama_version: None,
             responses: true,

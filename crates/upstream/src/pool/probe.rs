@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 
 use super::state::Attempt;
 use super::{AccountView, CooldownReason, Doubt, Pool, Verdict, Wanted};
+use crate::account::Account;
 use crate::transport::{CatalogError, Upstream};
 
 impl Pool {
@@ -61,33 +62,44 @@ impl Pool {
         join_all(probes).await;
     }
 
-    /// Asks the upstreams of doubted accounts for their models. The request has the account's own credential and contains
-    /// nothing from a client. Only its outcome disables an account, or makes an account cool down that has failed only one
-    /// caller.
+    /// Asks the upstreams of doubted accounts, with the account's own credential and nothing from a client. Only the outcome
+    /// disables an account, or makes an account cool down that has failed only one caller.
     pub async fn verify(self: &Arc<Self>, upstream: &Upstream) {
         let doubted = self.view().into_iter().filter_map(|view| Some((view.account, view.state.doubt?)));
-        let verifications = doubted.map(async |(account, doubt)| {
-            let listed = upstream.list_models(&account).await;
-            let is_refused = listed.as_ref().is_err_and(CatalogError::is_credential_refused);
-            if let Err(error) = &listed
-                && is_refused
-            {
-                account.remember_refusal(error.to_string());
-            }
-            // The error of a server without a list of models shows that it works, but not that the credential does.
-            let is_served = match &listed {
-                Ok(_) => true,
-                Err(CatalogError::Status { status, .. }) => doubt == Doubt::Failures && *status < 500,
-                Err(_) => false,
-            };
-            self.change(&account, Wanted::default(), |state, has_alternative, now| match state.doubt {
-                Some(_) if is_refused => state.record_attempt(refused(has_alternative), now),
-                Some(_) if is_served => state.clear_doubt(),
-                Some(Doubt::Failures) => state.confirm_failures(has_alternative, now),
-                Some(Doubt::Credential) | None => {}
-            });
+        let verifications = doubted.map(async |(account, doubt)| match doubt {
+            Doubt::Failures => self.verify_failures(upstream, &account).await,
+            Doubt::Credential => self.verify_credential(upstream, &account).await,
         });
         join_all(verifications).await;
+    }
+
+    /// Any answer but a 5xx shows that the upstream works.
+    async fn verify_failures(self: &Arc<Self>, upstream: &Upstream, account: &Account) {
+        let is_served = match upstream.list_models(account).await {
+            Ok(_) => true,
+            Err(CatalogError::Status { status, .. }) => status < 500,
+            Err(_) => false,
+        };
+        self.change(account, Wanted::default(), |state, has_alternative, now| match state.doubt {
+            Some(Doubt::Failures) if is_served => state.clear_doubt(),
+            Some(Doubt::Failures) => state.confirm_failures(has_alternative, now),
+            Some(Doubt::Credential) | None => {}
+        });
+    }
+
+    async fn verify_credential(self: &Arc<Self>, upstream: &Upstream, account: &Account) {
+        let tested = upstream.test(account).await;
+        let is_refused = tested.as_ref().is_err_and(CatalogError::is_credential_refused);
+        if let Err(error) = &tested
+            && is_refused
+        {
+            account.remember_refusal(error.to_string());
+        }
+        self.change(account, Wanted::default(), |state, has_alternative, now| match state.doubt {
+            Some(Doubt::Credential) if is_refused => state.record_attempt(refused(has_alternative), now),
+            Some(Doubt::Credential) if tested.is_ok() => state.clear_doubt(),
+            Some(_) | None => {}
+        });
     }
 
     /// Resolves when an account becomes doubted.

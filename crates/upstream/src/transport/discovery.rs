@@ -14,7 +14,7 @@ use crate::account::{Account, Server};
 use crate::client::PartsBody;
 use crate::dialect::Dialect;
 
-/// For all requests of a search together, because a turn waits for it.
+/// For all requests of a search together, because a turn waits for it; for an empty turn of a test as well.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an upstream has.
@@ -66,34 +66,38 @@ impl Upstream {
         Ok(said.status.is_success() && has_version())
     }
 
-    /// Why the upstream refuses the account's credential, if it does: for its list of models, and for a turn as well, because
-    /// a key may be valid for turns only.
+    /// Why the upstream refuses the account's credential, if it does: for its list of models, and for an empty turn as well.
     pub async fn refusal_of(&self, account: &Account) -> Option<CatalogError> {
-        let refusal = self.list_models(account).await.err().filter(CatalogError::is_credential_refused)?;
-        if matches!(refusal, CatalogError::NoToken(_)) {
-            return Some(refusal);
-        }
-        let asking = self.has_endpoint(account, account.api.dialect());
-        let asked = tokio::time::timeout(SEARCH_TIMEOUT, asking).await.ok()?;
-        asked.err().filter(CatalogError::is_credential_refused)
+        let tested = match self.list_models(account).await {
+            Err(CatalogError::Status { status: 401, .. }) => self.test_endpoint(account).await,
+            listed => listed.map(|_| ()),
+        };
+        tested.err().filter(CatalogError::is_credential_refused)
     }
 
-    /// Tests an account with requests that contain nothing from a client: its list of models, or an empty turn if its upstream
-    /// has no list.
+    /// Tests an account with requests that contain nothing from a client: its list of models, or an empty turn if it gets no
+    /// list. A key may be valid for turns only.
     ///
     /// # Errors
     ///
     /// [`CatalogError`] if the upstream can't be reached or refuses the account.
     pub async fn test(&self, account: &Account) -> Result<(), CatalogError> {
         match self.list_models(account).await {
-            Err(error) if error.has_no_list() => {}
-            listed => return listed.map(|_| ()),
+            Err(CatalogError::Status { status: 401 | 403, .. }) => self.test_endpoint(account).await,
+            Err(error) if error.has_no_list() => self.test_endpoint(account).await,
+            listed => listed.map(|_| ()),
         }
-        match self.has_endpoint(account, account.api.dialect()).await? {
+    }
+
+    /// Sends an empty turn.
+    async fn test_endpoint(&self, account: &Account) -> Result<(), CatalogError> {
+        let dialect = account.api.dialect();
+        let asked = tokio::time::timeout(SEARCH_TIMEOUT, self.has_endpoint(account, dialect)).await;
+        match asked.map_err(|_| CatalogError::Timeout)?? {
             true => Ok(()),
             false => {
-                let path = account.api.dialect().path();
-                Err(CatalogError::Status { status: 404, message: format!("it has no {path}") })
+                let message = format!("it has no {}", dialect.path());
+                Err(CatalogError::Status { status: 404, message })
             }
         }
     }
