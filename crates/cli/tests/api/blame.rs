@@ -291,6 +291,19 @@ async fn an_account_that_fails_several_tenants_cools_down_for_all() {
 }
 
 #[tokio::test]
+async fn a_request_at_an_endpoint_that_all_upstreams_lack_does_not_end_cooldowns() {
+    let lacking = || Simulator::bind(Options { other_endpoints: false, ..Options::default() });
+    let tenants = tenants_of([lacking().await.unwrap(), lacking().await.unwrap()]).await;
+    let reply = post(&tenants.first, "/v1/embeddings", &plain("x")).await;
+    assert_eq!(reply.refusal(), (404, Some("endpoint_not_available".to_owned()), None));
+    tenants.upstreams[0].always(Script::http(500, error(Some("server_error"), "m")));
+    for client in [&tenants.first, &tenants.second, &tenants.first] {
+        client.create(plain("x")).await.ok();
+    }
+    assert_eq!(tenants.states().await, ["cooling", "ready"]);
+}
+
+#[tokio::test]
 async fn the_last_usable_account_never_cools_down_for_failures() {
     let mut tenants = tenants().await;
     let [upstream, dead] = &mut tenants.upstreams;

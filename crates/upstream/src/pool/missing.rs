@@ -43,12 +43,8 @@ impl Missing {
         self.endpoints(model, now).any(|missing| missing == operation)
     }
 
-    /// Whether anything is missing for the model.
-    pub fn has_any(&self, model: &str, now: Timestamp) -> bool {
-        self.endpoints(model, now).next().is_some()
-    }
-
-    fn endpoints(&self, model: &str, now: Timestamp) -> impl Iterator<Item = Operation> {
+    /// The endpoints where the model is missing.
+    pub fn endpoints(&self, model: &str, now: Timestamp) -> impl Iterator<Item = Operation> {
         let endpoints = self.0.get(model).into_iter().flatten();
         endpoints.filter(move |(_, until)| is_believed(*until, now)).map(|(operation, _)| *operation)
     }
@@ -74,16 +70,18 @@ mod tests {
             Operation::ALL.map(|operation| missing.has(operation, "m", now)).map(u8::from)
         };
         assert_eq!(lacks(&missing, START), [0, 1, 0, 0, 1]);
-        assert!(missing.has_any("m", START) && !missing.has_any("n", START));
+        let endpoints = |missing: &Missing, model, now| missing.endpoints(model, now).collect::<Vec<_>>();
+        assert_eq!(endpoints(&missing, "m", START), [Operation::Embed, Operation::Compact]);
+        assert_eq!(endpoints(&missing, "n", START), []);
         let (before_end, end) = (START.plus(Duration::from_secs(299)), START.plus(Duration::from_mins(5)));
         assert_eq!(lacks(&missing, before_end), [0, 1, 0, 0, 1]);
         missing.add(Operation::Embed, "m", before_end);
         assert_eq!(lacks(&missing, end), [0, 0, 0, 0, 1]);
         missing.remove(Operation::Embed, "m");
-        assert!(!missing.has_any("m", end));
+        assert_eq!(endpoints(&missing, "m", end), []);
         let set_back = START.minus(Duration::from_secs(1));
         missing.add(Operation::Create, "m", START);
-        assert!(!missing.has_any("m", set_back));
+        assert_eq!(endpoints(&missing, "m", set_back), []);
     }
 
     #[test]

@@ -224,10 +224,11 @@ impl Pool {
         let now = self.clock.now();
         let Wanted { operation, model, .. } = wanted;
         let mut inner = self.lock();
-        let has_alternative = inner.has_alternative(account, wanted, now);
-        let Some(slot) = inner.slots.iter_mut().find(|slot| std::ptr::eq(&*slot.account, account)) else {
+        let Some(index) = inner.slots.iter().position(|slot| std::ptr::eq(&*slot.account, account)) else {
             return;
         };
+        let has_alternative = inner.has_alternative(&inner.slots[index], wanted, now);
+        let slot = &mut inner.slots[index];
         let before = (slot.state.readiness_for(operation, model, now), slot.state.doubt);
         let shareable = (slot.state.cooldown, slot.state.is_disabled);
         change(&mut slot.state, has_alternative, now);
@@ -325,14 +326,15 @@ impl Pool {
 // === impl Inner ===
 
 impl Inner {
-    /// Whether another account could serve the model at every endpoint now, and has not failed since it last served a turn.
-    fn has_alternative(&self, account: &Account, wanted: Wanted<'_>, now: Timestamp) -> bool {
-        let others = self.slots.iter().filter(|slot| !std::ptr::eq(&*slot.account, account));
+    /// Whether another account could serve the model now wherever this one does, and has not failed since it last served a
+    /// turn.
+    fn has_alternative(&self, failing: &Slot, wanted: Wanted<'_>, now: Timestamp) -> bool {
+        let others = self.slots.iter().filter(|slot| !std::ptr::eq(*slot, failing));
         let mut offering = others.filter(|slot| slot.account.offers(wanted.model) == Offer::Yes);
         offering.any(|slot| {
             slot.readiness(wanted, now) == Readiness::Ready
                 && !slot.state.has_failed()
-                && slot.state.has_everywhere(wanted.model, now)
+                && slot.state.serves_wherever(&failing.state, wanted.model, now)
         })
     }
 

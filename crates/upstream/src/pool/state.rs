@@ -150,9 +150,14 @@ impl AccountState {
         self.missing_endpoints.has(operation, model, now)
     }
 
-    /// Whether it serves the model at every endpoint, as far as is known.
-    pub fn has_everywhere(&self, model: &str, now: Timestamp) -> bool {
-        !self.missing_models.has_any(model, now) && !self.missing_endpoints.has_any(model, now)
+    /// Whether it serves the model at every endpoint where the other account does, as far as is known.
+    pub fn serves_wherever(&self, other: &Self, model: &str, now: Timestamp) -> bool {
+        self.lacks(model, now).all(|endpoint| other.lacks(model, now).any(|lacked| lacked == endpoint))
+    }
+
+    /// The endpoints where it does not serve the model.
+    fn lacks(&self, model: &str, now: Timestamp) -> impl Iterator<Item = Operation> {
+        self.missing_models.endpoints(model, now).chain(self.missing_endpoints.endpoints(model, now))
     }
 
     /// The state's name in metrics and lists, whatever the model.

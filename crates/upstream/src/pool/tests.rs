@@ -12,6 +12,7 @@ use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof,
 
 use antiphon_protocol::model::ModelPattern;
 use antiphon_protocol::replay::ReplayIds;
+use antiphon_protocol::request::Operation;
 use http::HeaderMap;
 
 use super::{Account, Lease, Origin, Pool, Preference, Readiness, Shortage, Verdict, Wanted};
@@ -421,4 +422,33 @@ async fn a_waiting_turn_gets_an_account_whose_cooldown_began_and_ended_meanwhile
     assert!(waiting.as_mut().now_or_never().is_none());
     clock.advance(20);
     waiting.await.unwrap();
+}
+
+#[test]
+fn an_account_that_serves_less_than_the_failing_one_is_no_alternative() {
+    use Operation::{ChatCompletion, Embed};
+    use Verdict::{EndpointMissing, ModelMissing};
+    // What the failing account and the other one lack, and whether the failing one cools down.
+    for (lacks, other_lacks, cools_down) in [
+        (vec![], vec![], true),
+        (vec![(Embed, EndpointMissing)], vec![], true),
+        (vec![], vec![(Embed, EndpointMissing)], false),
+        (vec![], vec![(Embed, ModelMissing)], false),
+        (vec![(Embed, EndpointMissing)], vec![(Embed, EndpointMissing)], true),
+        (vec![(Embed, EndpointMissing)], vec![(Embed, ModelMissing)], true),
+        (vec![(ChatCompletion, ModelMissing)], vec![(Embed, ModelMissing)], false),
+    ] {
+        let (pool, clock) = pool(&[account("a1", None), account("b1", None)], routing());
+        let lease = |name| pool.lease_of(name).unwrap();
+        for (name, lacked) in [("a1", &lacks), ("b1", &other_lacks)] {
+            for (operation, verdict) in lacked {
+                lease(name).record_attempt(verdict, Wanted { operation: *operation, ..wanted("m") });
+            }
+        }
+        for _ in 0..3 {
+            lease("a1").record_attempt(&Verdict::Failed, wanted("m"));
+        }
+        let state = pool.view()[0].state.label(clock.now());
+        assert_eq!(state == "cooling", cools_down, "{lacks:?} {other_lacks:?}");
+    }
 }
