@@ -237,6 +237,16 @@ async fn a_request_that_is_too_large_for_an_account_goes_to_another_and_keeps_no
 }
 
 #[tokio::test]
+async fn an_account_that_can_afford_no_request_cools_down() {
+    let tenants = tenants().await;
+    let afford = "This request requires more credits, or fewer max_tokens. You requested up to 64000 tokens, but can only \
+                  afford 0. To increase, visit https://example.com/credits";
+    tenants.upstreams[0].script(Script::http(402, error(None, afford)));
+    tenants.first.create(plain("x")).await.ok();
+    assert_eq!((tenants.requests(), tenants.states().await), ([1, 1], ["cooling", "ready"]));
+}
+
+#[tokio::test]
 async fn a_request_that_an_event_calls_too_large_makes_no_account_cool_down() {
     let failed = Script::answer("a b").failed("rate_limit_exceeded", TOO_LARGE);
     let event = json!({"type": "error", "code": "rate_limit_exceeded", "message": TOO_LARGE, "param": null});

@@ -48,10 +48,11 @@ impl Verdict {
         now: Timestamp,
     ) -> Self {
         let until = || reset::limit_reset_at(headers, error, now);
+        let message = error.message.as_deref().unwrap_or_default();
         match status.as_u16() {
             // Smaller requests are served.
-            402 | 429 if is_too_large(error.message.as_deref().unwrap_or_default()) => Self::TooLarge,
-            429 if is_quota_error(error) => Self::OutOfQuota { until: until() },
+            402 | 429 if is_too_large(message) => Self::TooLarge,
+            429 if is_quota_error(error) || affords_nothing(message) => Self::OutOfQuota { until: until() },
             429 => Self::RateLimited { until: until() },
             // Prepaid credit is used up.
             402 => Self::OutOfQuota { until: until() },
@@ -84,7 +85,7 @@ impl Verdict {
         let is_limit = code == "rate_limit_exceeded" || QUOTA_CODES.contains(&code);
         match code {
             _ if is_limit && is_too_large(message) => Self::TooLarge,
-            "rate_limit_exceeded" => Self::RateLimited { until: None },
+            "rate_limit_exceeded" if !affords_nothing(message) => Self::RateLimited { until: None },
             "server_error" | "server_is_overloaded" | "slow_down" => Self::Failed,
             _ if is_limit => Self::OutOfQuota { until: None },
             _ => Self::Neutral,
@@ -136,8 +137,24 @@ const TOO_LARGE_PHRASES: [&str; 5] = [
 ];
 
 fn is_too_large(message: &str) -> bool {
-    let message = message.to_ascii_lowercase();
-    TOO_LARGE_PHRASES.iter().any(|phrase| message.contains(phrase))
+    let lower = message.to_ascii_lowercase();
+    TOO_LARGE_PHRASES.iter().any(|phrase| lower.contains(phrase)) && !affords_nothing(message)
+}
+
+/// The smallest `max_output_tokens` of the API: an account that can afford fewer tokens serves no request.
+const MIN_OUTPUT_TOKENS: i64 = 16;
+
+fn affords_nothing(message: &str) -> bool {
+    affordable_tokens(&message.to_ascii_lowercase()).is_some_and(|tokens| tokens < MIN_OUTPUT_TOKENS)
+}
+
+/// How many tokens the account can afford, if a message in lower case says so.
+fn affordable_tokens(message: &str) -> Option<i64> {
+    let after = |phrase| message.split_once(phrase).map(|(_, rest)| rest);
+    let limit = || Some(after("prompt tokens limit exceeded:")?.split_once('>')?.1);
+    let number = after("can only afford").or_else(limit)?.trim_start();
+    let end = number.find(|c: char| !matches!(c, '0'..='9' | '-' | ',')).unwrap_or(number.len());
+    number[..end].replace(',', "").parse().ok()
 }
 
 fn is_credential_error(error: &UpstreamError) -> bool {
@@ -240,7 +257,7 @@ mod tests {
 
     #[test]
     fn each_row_of_the_failure_table_has_its_verdict() {
-        use Verdict::{CredentialRefused, Failed, ModelMissing, Neutral, OutOfQuota, RateLimited, TooLarge};
+        use Verdict::{CredentialRefused, Failed, ModelMissing, Neutral, OutOfQuota, RateLimited};
         for (status, body, expected) in [
             (500, String::new(), Failed),
             (502, worded("bad gateway"), Failed),
@@ -256,17 +273,9 @@ mod tests {
                 worded("Rate limit reached for m: Limit 30000, Used 29000, Requested 2000."),
                 RateLimited { until: None },
             ),
-            (429, worded("Request too large for m: Limit 30000, Requested 45123."), TooLarge),
-            (
-                429,
-                worded("The input or output tokens must be reduced in order to run successfully."),
-                TooLarge,
-            ),
             (429, coded("insufficient_quota"), OutOfQuota { until: None }),
             (429, coded("usage_limit_reached"), OutOfQuota { until: None }),
             (402, worded("Insufficient Balance"), OutOfQuota { until: None }),
-            (402, worded("You requested up to 64000 tokens, but can only afford 14640."), TooLarge),
-            (402, worded("Prompt tokens limit exceeded: 20000 > 14640."), TooLarge),
             (401, coded("invalid_api_key"), CredentialRefused),
             (401, String::new(), CredentialRefused),
             (403, coded("account_deactivated"), CredentialRefused),
@@ -296,6 +305,45 @@ mod tests {
             (400, coded("invalid_encrypted_content"), Neutral),
             (413, String::new(), Neutral),
             (422, worded("no"), Neutral),
+        ] {
+            assert_eq!(verdict(status, &body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_too_large_is_told_from_a_quota_that_is_used_up() {
+        use Verdict::{OutOfQuota, TooLarge};
+        for (status, body, expected) in [
+            (429, worded("Request too large for m: Limit 30000, Requested 45123."), TooLarge),
+            (
+                429,
+                worded("The input or output tokens must be reduced in order to run successfully."),
+                TooLarge,
+            ),
+            (402, worded("You requested up to 64000 tokens, but can only afford 14640."), TooLarge),
+            (402, worded("Prompt tokens limit exceeded: 20000 > 14640."), TooLarge),
+            (402, worded("You requested up to 64000 tokens, but can only afford 16."), TooLarge),
+            (402, worded("You requested up to 64000 tokens, but can only afford 14,640."), TooLarge),
+            (
+                402,
+                worded("You requested up to 64000 tokens, but can only afford 15."),
+                OutOfQuota { until: None },
+            ),
+            (
+                402,
+                worded("You requested up to 64000 tokens, but can only afford -72."),
+                OutOfQuota { until: None },
+            ),
+            (
+                402,
+                worded("Prompt tokens limit exceeded: 20000 > 0. To increase, pay."),
+                OutOfQuota { until: None },
+            ),
+            (
+                429,
+                worded("You requested up to 64000 tokens, but can only afford 0."),
+                OutOfQuota { until: None },
+            ),
         ] {
             assert_eq!(verdict(status, &body), expected, "{status} {body}");
         }
@@ -356,6 +404,10 @@ mod tests {
             ("server_error", Verdict::Failed),
         ] {
             assert_eq!(Verdict::from_event(code, "Request too large for m."), expected, "{code}");
+        }
+        for code in ["rate_limit_exceeded", "insufficient_quota"] {
+            let verdict = Verdict::from_event(code, "You can only afford 0 tokens.");
+            assert_eq!(verdict, Verdict::OutOfQuota { until: None }, "{code}");
         }
     }
 
