@@ -218,7 +218,9 @@ async fn a_404_about_what_a_request_contains_is_passed_on_and_takes_no_endpoint_
 async fn a_request_that_is_too_large_for_an_account_goes_to_another_and_keeps_nobody_else_from_either() {
     const AFFORD: &str = "This request requires more credits, or fewer max_tokens. You requested up to 64000 tokens, \
                           but can only afford 14640.";
-    for (status, code, message) in [(402, None, AFFORD), (429, Some("rate_limit_exceeded"), TOO_LARGE)] {
+    let limited = Some("rate_limit_exceeded");
+    for (status, code, message) in [(402, None, AFFORD), (429, limited, TOO_LARGE), (413, limited, TOO_LARGE)]
+    {
         let (tenants, refusal) = (tenants().await, error(code, message));
         let script = Script::http(status, refusal.clone()).header("x-ratelimit-reset-tokens", "0s");
         tenants.upstreams[0].script(script.clone());

@@ -52,6 +52,10 @@ impl Verdict {
         match status.as_u16() {
             // Smaller requests are served.
             402 | 429 if is_too_large(message) => Self::TooLarge,
+            // How Groq says that a request exceeds the tokens per minute.
+            413 if error.code.as_deref() == Some("rate_limit_exceeded") && is_too_large(message) => {
+                Self::TooLarge
+            }
             429 if is_quota_error(error) || affords_nothing(message) => Self::OutOfQuota { until: until() },
             429 => Self::RateLimited { until: until() },
             // Prepaid credit is used up.
@@ -312,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_request_that_is_too_large_is_told_from_a_quota_that_is_used_up() {
-        use Verdict::{OutOfQuota, TooLarge};
+        use Verdict::{Neutral, OutOfQuota, TooLarge};
         for (status, body, expected) in [
             (429, worded("Request too large for m: Limit 30000, Requested 45123."), TooLarge),
             (
@@ -324,6 +328,12 @@ mod tests {
             (402, worded("Prompt tokens limit exceeded: 20000 > 14640."), TooLarge),
             (402, worded("You requested up to 64000 tokens, but can only afford 16."), TooLarge),
             (402, worded("You requested up to 64000 tokens, but can only afford 14,640."), TooLarge),
+            (413, worded("Request too large for m: Limit 12000, Requested 14137."), Neutral),
+            (
+                413,
+                r#"{"error":{"message":"Request too large for model `m` on tokens per minute (TPM): Limit 12000, Requested 14137, please reduce your message size and try again.","type":"tokens","code":"rate_limit_exceeded"}}"#.to_owned(),
+                TooLarge,
+            ),
             (
                 402,
                 worded("You requested up to 64000 tokens, but can only afford 15."),
