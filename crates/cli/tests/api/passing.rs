@@ -316,6 +316,27 @@ async fn an_account_without_the_endpoint_is_remembered_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_405_or_501_says_that_the_endpoint_is_missing_whatever_its_body_is() {
+    let refused = r#"{"error":{"code":501,"message":"This server does not support embeddings.","type":"not_supported_error"}}"#;
+    for (status, refusal) in [(405, r#"{"detail":"Method Not Allowed"}"#), (501, refused), (501, "")] {
+        for (path, body) in requests() {
+            let (one, two) = (simulator().await, simulator().await);
+            let gateway = over(&[&one, &two], "").await;
+            one.script(Script::http(status, refusal));
+            for served in 1..3 {
+                post(&gateway.client, path, &body).await;
+                assert_eq!((one.counts().requests, two.counts().requests), (1, served), "{status} {refusal}");
+            }
+            two.script(Script::http(status, refusal));
+            let reply = post(&gateway.client, path, &body).await;
+            assert_eq!(reply.refusal(), (404, Some("endpoint_not_available".into()), None), "{refusal}");
+            gateway.client.created(json!({"model": "sim", "input": "hi"})).await;
+            assert_eq!(one.counts().requests, 2, "it has other endpoints");
+        }
+    }
+}
+
+#[tokio::test]
 async fn if_no_account_has_the_endpoint_the_error_says_so() {
     let lacking = without_endpoints().await;
     let gateway = over(&[&lacking], "").await;

@@ -69,18 +69,20 @@ impl Verdict {
         }
     }
 
-    /// At an endpoint that not every upstream has: a 404 says that the upstream lacks it, unless that is an error of the API about
-    /// something else, which the client may have caused. `error` is `None` if the reply is no error of the API.
+    /// At an endpoint that not every upstream has: a 405 or 501 says that the upstream lacks it. So does a 404, unless that is an
+    /// error of the API about something else, which the client may have caused. `error` is `None` if the reply is no error of
+    /// the API.
     pub fn at_endpoint(
         self,
         operation: Operation,
         status: StatusCode,
         error: Option<&UpstreamError>,
     ) -> Self {
-        let is_missing = || error.is_none_or(|error| is_path_error(error, operation.path()));
-        match self {
-            Self::Neutral if status == StatusCode::NOT_FOUND && is_missing() => Self::EndpointMissing,
-            verdict => verdict,
+        let is_about_path = || error.is_none_or(|error| is_path_error(error, operation.path()));
+        match status.as_u16() {
+            405 | 501 => Self::EndpointMissing,
+            404 if self == Self::Neutral && is_about_path() => Self::EndpointMissing,
+            _ => self,
         }
     }
 
@@ -251,6 +253,13 @@ mod tests {
         Verdict::from_reply(status, &error, &HeaderMap::new(), "m", Timestamp::from_unix_ms(0))
     }
 
+    fn at_endpoint(status: u16, body: Option<&str>) -> Verdict {
+        let error = body.map(|body| UpstreamError::parse(body.as_bytes()));
+        let verdict = verdict(status, body.unwrap_or_default());
+        let status = StatusCode::from_u16(status).unwrap();
+        verdict.at_endpoint(Operation::ChatCompletion, status, error.as_ref())
+    }
+
     fn coded(code: &str) -> String {
         format!(r#"{{"error":{{"message":"m","type":"t","param":null,"code":"{code}"}}}}"#)
     }
@@ -361,15 +370,6 @@ mod tests {
 
     #[test]
     fn a_404_says_that_the_endpoint_is_missing_unless_it_is_about_something_else() {
-        let at_endpoint = |status, body: Option<&str>| {
-            let error = body.map(|body| UpstreamError::parse(body.as_bytes()));
-            let verdict = verdict(status, body.unwrap_or_default());
-            verdict.at_endpoint(
-                Operation::ChatCompletion,
-                StatusCode::from_u16(status).unwrap(),
-                error.as_ref(),
-            )
-        };
         let missing = Verdict::EndpointMissing;
         assert!(missing.allows_failover());
         assert_eq!(at_endpoint(404, None), missing, "it is no error of the API");
@@ -394,6 +394,16 @@ mod tests {
         assert_eq!(at_endpoint(404, Some(&coded("model_not_found"))), Verdict::ModelMissing);
         assert_eq!(at_endpoint(400, Some(&worded("no"))), Verdict::Neutral);
         assert_eq!(at_endpoint(500, None), Verdict::Failed);
+    }
+
+    #[test]
+    fn a_405_or_501_says_that_the_endpoint_is_missing_whatever_the_body_says() {
+        for status in [405, 501] {
+            for body in [None, Some(worded("No.")), Some(coded("model_not_found"))] {
+                let verdict = at_endpoint(status, body.as_deref());
+                assert_eq!(verdict, Verdict::EndpointMissing, "{status} {body:?}");
+            }
+        }
     }
 
     #[test]
