@@ -73,12 +73,12 @@ impl Pool {
         join_all(verifications).await;
     }
 
-    /// Any answer but a 5xx shows that the upstream works.
+    /// Any answer but a 5xx shows that the upstream works, and so does one that says that it has no list.
     async fn verify_failures(self: &Arc<Self>, upstream: &Upstream, account: &Account) {
         let is_served = match upstream.list_models(account).await {
             Ok(_) => true,
-            Err(CatalogError::Status { status, .. }) => status < 500,
-            Err(_) => false,
+            Err(CatalogError::Status { status, .. }) if status < 500 => true,
+            Err(error) => error.has_no_list(),
         };
         self.change(account, Wanted::default(), |state, has_alternative, now| match state.doubt {
             Some(Doubt::Failures) if is_served => state.clear_doubt(),
