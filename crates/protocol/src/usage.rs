@@ -19,7 +19,7 @@ pub struct Usage {
 impl Usage {
     /// Reads a `usage` object.
     pub fn parse(usage: &[u8]) -> Self {
-        const NAMES: [&str; 9] = [
+        const NAMES: [&str; 10] = [
             "input_tokens",
             "prompt_tokens",
             "input_tokens_details",
@@ -29,6 +29,7 @@ impl Usage {
             "output_tokens_details",
             "completion_tokens_details",
             "estimated",
+            "total_tokens",
         ];
         let mut values = [None; NAMES.len()];
         for member in json::members(usage) {
@@ -37,20 +38,39 @@ impl Usage {
                 values[index] = Some(&usage[member.value]);
             }
         }
-        let [input, prompt, of_input, of_prompt, output, completion, of_output, of_completion, estimated] =
-            values;
+        let [
+            input,
+            prompt,
+            of_input,
+            of_prompt,
+            output,
+            completion,
+            of_output,
+            of_completion,
+            estimated,
+            total,
+        ] = values;
         let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u64>().ok();
         let count = |value: Option<_>| value.and_then(number).unwrap_or(0).min(MAX_TOKENS);
         let detail =
             |details: Option<_>, name| count(details.and_then(|details| json::member(details, name)));
+        let uncounted = match (prompt, completion) {
+            (Some(_), Some(_)) => uncounted_reasoning(count(prompt), count(completion), count(total)),
+            _ => 0,
+        };
         Self {
             input_tokens: count(input.or(prompt)),
             cached_tokens: detail(of_input.or(of_prompt), "cached_tokens"),
-            output_tokens: count(output.or(completion)),
-            reasoning_tokens: detail(of_output.or(of_completion), "reasoning_tokens"),
+            output_tokens: count(output.or(completion)) + uncounted,
+            reasoning_tokens: detail(of_output.or(of_completion), "reasoning_tokens").max(uncounted),
             is_estimated: estimated == Some(b"true"),
         }
     }
+}
+
+/// The tokens of reasoning that a chat completion counts in its total alone, as Gemini's and xAI's do.
+pub fn uncounted_reasoning(prompt: u64, completion: u64, total: u64) -> u64 {
+    total.saturating_sub(prompt.saturating_add(completion))
 }
 
 #[cfg(test)]
@@ -85,6 +105,8 @@ mod tests {
                 is_estimated: false
             }
         );
+        let gemini = Usage::parse(br#"{"prompt_tokens":20,"completion_tokens":424,"total_tokens":1036}"#);
+        assert_eq!((gemini.output_tokens, gemini.reasoning_tokens), (1016, 592));
         assert!(Usage::parse(br#"{"input_tokens":1,"estimated":true}"#).is_estimated);
         assert_eq!(Usage::parse(b"null"), Usage::default());
     }

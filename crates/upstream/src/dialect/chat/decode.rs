@@ -167,6 +167,9 @@ impl Decoder {
         }
         if let Some(reason) = get("finish_reason").and_then(json::string).filter(|reason| !reason.is_empty())
         {
+            if let Some(message) = failure_of(&reason) {
+                return self.fail("server_error", message);
+            }
             self.flush_tags();
             self.events.close(if incomplete_reason(&reason).is_some() { "incomplete" } else { "completed" });
             self.finish = Some(reason.into_owned());
@@ -306,8 +309,21 @@ fn texts(value: &[u8]) -> Vec<&[u8]> {
 
 fn incomplete_reason(finish_reason: &str) -> Option<&'static str> {
     match finish_reason {
-        "length" | "max_tokens" => Some(MAX_OUTPUT_TOKENS),
-        "content_filter" => Some(CONTENT_FILTER),
+        "length" | "max_tokens" | "model_length" => Some(MAX_OUTPUT_TOKENS),
+        // Gemini names the kind of content after it.
+        reason if reason.starts_with("content_filter") => Some(CONTENT_FILTER),
+        _ => None,
+    }
+}
+
+/// What went wrong, if the reason for the end is that something did.
+fn failure_of(finish_reason: &str) -> Option<&'static str> {
+    match finish_reason {
+        "error" => Some("The upstream failed while it answered."),
+        // Gemini's, with nothing in the answer.
+        reason if reason.starts_with("function_call_filter") => {
+            Some("The upstream has rejected the tool call that the model wrote.")
+        }
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use antiphon_protocol::json;
+use antiphon_protocol::usage::uncounted_reasoning;
 
 /// About as many bytes are one token.
 const BYTES_PER_TOKEN: usize = 4;
@@ -20,7 +21,12 @@ pub fn from_chat(usage: Option<&[u8]>, request_bytes: usize, output_bytes: usize
     let cached =
         detail("prompt_tokens_details", "cached_tokens").max(count("prompt_cache_hit_tokens").unwrap_or(0));
     let reasoning = detail("completion_tokens_details", "reasoning_tokens");
-    let (input, output) = (count("prompt_tokens"), count("completion_tokens"));
+    let (input, output, total) = (count("prompt_tokens"), count("completion_tokens"), count("total_tokens"));
+    let uncounted = match (input, output, total) {
+        (Some(input), Some(output), Some(total)) => uncounted_reasoning(input, output, total),
+        _ => 0,
+    };
+    let (output, reasoning) = (output.map(|output| output + uncounted), reasoning.max(uncounted));
     let estimated = |bytes: usize| bytes.div_ceil(BYTES_PER_TOKEN) as u64;
     let counts = [
         input.unwrap_or_else(|| estimated(request_bytes)),

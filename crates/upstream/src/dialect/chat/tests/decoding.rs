@@ -284,7 +284,9 @@ fn the_finish_reason_decides_the_status() {
         ("tool_calls", "completed", Value::Null),
         ("eos", "completed", Value::Null),
         ("length", "incomplete", json!({"reason": "max_output_tokens"})),
+        ("model_length", "incomplete", json!({"reason": "max_output_tokens"})),
         ("content_filter", "incomplete", json!({"reason": "content_filter"})),
+        ("content_filter: SAFETY", "incomplete", json!({"reason": "content_filter"})),
     ] {
         let events = decoded_as(ChatSettings::default(), &request(), vec![json!({"content": "a"})], reason);
         let last = events.last().unwrap();
@@ -294,6 +296,32 @@ fn the_finish_reason_decides_the_status() {
             (&json!(status), &details)
         );
         assert_eq!(last["response"]["output"][0]["status"], status);
+    }
+}
+
+#[test]
+fn an_answer_whose_end_is_an_error_has_failed() {
+    for reason in ["error", "function_call_filter: MALFORMED_FUNCTION_CALL"] {
+        for delta in [json!({"content": "a"}), json!({"role": "assistant"})] {
+            let stream = sse(&[chunk(delta), finish(reason)]);
+            let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+            let last = events.last().unwrap();
+            assert_eq!((&last["type"], names(&events).contains(&"error")), (&json!("response.failed"), true));
+            assert_eq!(last["response"]["error"]["code"], "server_error");
+        }
+    }
+}
+
+#[test]
+fn reasoning_that_is_in_the_total_alone_is_output() {
+    for (details, reasoning) in [(Value::Null, 592), (json!({"reasoning_tokens": 600}), 600)] {
+        let counts = json!({"prompt_tokens": 20, "completion_tokens": 424, "total_tokens": 1036, "completion_tokens_details": details});
+        let stream =
+            sse(&[chunk(json!({"content": "a"})), json!({"choices": [], "usage": counts}), finish("stop")]);
+        let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+        let usage = &events.last().unwrap()["response"]["usage"];
+        assert_eq!((&usage["output_tokens"], &usage["total_tokens"]), (&json!(1016), &json!(1036)));
+        assert_eq!(usage["output_tokens_details"]["reasoning_tokens"], reasoning);
     }
 }
 
