@@ -316,7 +316,7 @@ async fn an_account_without_the_endpoint_is_remembered_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_405_or_501_says_that_the_endpoint_is_missing_whatever_its_body_is() {
+async fn a_405_or_501_says_that_the_endpoint_is_missing() {
     let refused = r#"{"error":{"code":501,"message":"This server does not support embeddings.","type":"not_supported_error"}}"#;
     for (status, refusal) in [(405, r#"{"detail":"Method Not Allowed"}"#), (501, refused), (501, "")] {
         for (path, body) in requests() {

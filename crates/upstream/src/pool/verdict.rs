@@ -69,7 +69,7 @@ impl Verdict {
         }
     }
 
-    /// At an endpoint that not every upstream has: a 405 or 501 says that the upstream lacks it. So does a 404, unless that is an
+    /// At an endpoint that not every upstream has: a 405 says that the upstream lacks it. So do a 404 and a 501, unless they are an
     /// error of the API about something else, which the client may have caused. `error` is `None` if the reply is no error of
     /// the API.
     pub fn at_endpoint(
@@ -80,8 +80,9 @@ impl Verdict {
     ) -> Self {
         let is_about_path = || error.is_none_or(|error| is_path_error(error, operation.path()));
         match status.as_u16() {
-            405 | 501 => Self::EndpointMissing,
+            405 => Self::EndpointMissing,
             404 if self == Self::Neutral && is_about_path() => Self::EndpointMissing,
+            501 if is_about_path() || error.is_some_and(is_unsupported) => Self::EndpointMissing,
             _ => self,
         }
     }
@@ -223,6 +224,15 @@ fn is_path_error(error: &UpstreamError, path: &str) -> bool {
     error.code.as_deref() == Some("unknown_url")
         || BARE_PATH_MESSAGES.iter().any(|bare| message.eq_ignore_ascii_case(bare))
         || PATH_MESSAGES.iter().any(|form| named(message, form).is_some_and(|name| name.ends_with(path)))
+}
+
+/// How llama.cpp, Ollama and vLLM say that the model is not for the endpoint. vLLM replies 501 to parts of messages that it does
+/// not know as well.
+fn is_unsupported(error: &UpstreamError) -> bool {
+    let message = whole_message(error).to_ascii_lowercase();
+    error.kind.as_deref() == Some("not_supported_error")
+        || ["this model does not support embeddings", "the model does not support embeddings api"]
+            .contains(&&*message)
 }
 
 fn whole_message(error: &UpstreamError) -> &str {
@@ -397,13 +407,21 @@ mod tests {
     }
 
     #[test]
-    fn a_405_or_501_says_that_the_endpoint_is_missing_whatever_the_body_says() {
-        for status in [405, 501] {
-            for body in [None, Some(worded("No.")), Some(coded("model_not_found"))] {
-                let verdict = at_endpoint(status, body.as_deref());
-                assert_eq!(verdict, Verdict::EndpointMissing, "{status} {body:?}");
-            }
+    fn a_405_says_that_the_endpoint_is_missing_and_a_501_unless_it_is_about_something_else() {
+        for body in [None, Some(worded("No.")), Some(coded("model_not_found"))] {
+            assert_eq!(at_endpoint(405, body.as_deref()), Verdict::EndpointMissing, "{body:?}");
         }
+        let not_supported = r#"{"error":{"message":"No.","type":"not_supported_error","code":501}}"#;
+        for body in [
+            None,
+            Some(not_supported.to_owned()),
+            Some(worded("this model does not support embeddings")),
+            Some(worded("The model does not support Embeddings API")),
+            Some(worded("Not found")),
+        ] {
+            assert_eq!(at_endpoint(501, body.as_deref()), Verdict::EndpointMissing, "{body:?}");
+        }
+        assert_eq!(at_endpoint(501, Some(&worded("Unknown part type: file"))), Verdict::Failed);
     }
 
     #[test]
