@@ -133,6 +133,35 @@ async fn an_account_without_a_list_of_models_is_verified_by_an_empty_turn() {
 }
 
 #[tokio::test]
+async fn a_key_that_turns_are_refused_for_is_disabled_though_everybody_gets_the_list() {
+    let tenants = tenants_with(Options { public_list: true, ..Options::default() }).await;
+    listed(&tenants.upstreams[0]).await;
+    tenants.upstreams[0].script(Script::http(401, error(Some("invalid_organization"), "m")));
+    tenants.first.create(plain("x")).await.ok();
+    tenants.verified().await;
+    assert_eq!(tenants.states().await, ["ready", "ready"]);
+    tenants.upstreams[0].revoke_credentials(true);
+    tenants.first.create(plain("x")).await.ok();
+    eventually("the account is disabled", async || tenants.states().await == ["disabled", "ready"]).await;
+    let tested = Operator::of(&tenants.gateway).await.post("/api/accounts/a/test").await;
+    assert_eq!(tested["answers"], false, "{tested}");
+}
+
+#[tokio::test]
+async fn a_501_about_what_a_request_contains_takes_no_endpoint_from_others() {
+    let tenants = tenants().await;
+    let error =
+        json!({"error": {"message": "Unknown part type: file", "type": "NotImplementedError", "code": 501}});
+    for upstream in &tenants.upstreams {
+        upstream.script(Script::http(501, error.to_string()));
+    }
+    let [_, _, _, (path, body), _] = endpoints();
+    assert_eq!(post(&tenants.first, path, &body).await.status, 501);
+    assert_eq!(post(&tenants.second, path, &body).await.status, 200);
+    assert_eq!(tenants.requests(), [2, 1]);
+}
+
+#[tokio::test]
 async fn an_account_without_a_list_of_models_that_fails_one_tenant_stays_for_others() {
     for options in without_list() {
         let tenants = tenants_with(options.clone()).await;

@@ -100,7 +100,8 @@ impl Shared {
         let is_get = parts.method == Method::GET;
         let is_models = is_get && path.ends_with("/models") && self.options.lists_models;
         let version = self.options.ollama_version.as_ref().filter(|_| is_get && path == "/api/version");
-        let refused = self.headers.check_bearer(&parts.headers).err();
+        let is_public = is_models && self.options.public_list;
+        let refused = self.headers.check_bearer(&parts.headers).err().filter(|_| !is_public);
         let about = self.answer_about_response(&parts.method, path, parts.uri.query());
         let reply = match (refused, about) {
             (Some(refusal), _) => self.refuse(&refusal, None),

@@ -26,6 +26,8 @@ pub struct Options {
     pub lists_models: bool,
     /// Refuses every credential for `GET …/models`, as upstreams do whose keys are for turns only.
     pub refuses_list: bool,
+    /// Lists its models whatever the credential is, as OpenRouter does.
+    pub public_list: bool,
     /// Who owns the models that it lists.
     pub owned_by: String,
     /// What `/api/version` beside its `/v1` says, as Ollama's does.
@@ -67,6 +69,7 @@ impl Default for Options {
             listed_models_only: false,
             lists_models: true,
             refuses_list: false,
+            public_list: false,
             owned_by: String::from("system"),
             ollama_version: None,
             responses: true,

@@ -69,28 +69,33 @@ impl Upstream {
     /// Why the upstream refuses the account's credential, if it does: for its list of models, and for an empty turn as well.
     pub async fn refusal_of(&self, account: &Account) -> Option<CatalogError> {
         let tested = match self.list_models(account).await {
-            Err(CatalogError::Status { status: 401, .. }) => self.test_endpoint(account).await,
+            Err(CatalogError::Status { status: 401, .. }) => self.send_empty_turn(account).await,
             listed => listed.map(|_| ()),
         };
         tested.err().filter(CatalogError::is_credential_refused)
     }
 
-    /// Tests an account with requests that contain nothing from a client: its list of models, or an empty turn if it gets no
-    /// list. A key may be valid for turns only.
+    /// Tests an account with requests that contain nothing from a client: its list of models, and an empty turn. A key may be valid
+    /// for turns only, and a list may be there for everybody.
     ///
     /// # Errors
     ///
     /// [`CatalogError`] if the upstream can't be reached or refuses the account.
     pub async fn test(&self, account: &Account) -> Result<(), CatalogError> {
-        match self.list_models(account).await {
-            Err(CatalogError::Status { status: 401 | 403, .. }) => self.test_endpoint(account).await,
-            Err(error) if error.has_no_list() => self.test_endpoint(account).await,
-            listed => listed.map(|_| ()),
+        let listed = self.list_models(account).await;
+        match &listed {
+            Ok(_) | Err(CatalogError::Status { status: 401 | 403, .. }) => {}
+            Err(error) if error.has_no_list() => {}
+            Err(_) => return listed.map(|_| ()),
         }
+        let sent = self.send_empty_turn(account).await;
+        // Beside a list, only a refusal of the credential says more.
+        let is_refused = sent.as_ref().is_err_and(CatalogError::is_credential_refused);
+        if listed.is_ok() && !is_refused { Ok(()) } else { sent }
     }
 
-    /// Sends an empty turn.
-    async fn test_endpoint(&self, account: &Account) -> Result<(), CatalogError> {
+    /// Whether an empty turn is accepted, which costs nothing.
+    async fn send_empty_turn(&self, account: &Account) -> Result<(), CatalogError> {
         let dialect = account.api.dialect();
         let asked = tokio::time::timeout(SEARCH_TIMEOUT, self.has_endpoint(account, dialect)).await;
         match asked.map_err(|_| CatalogError::Timeout)?? {

@@ -18,7 +18,7 @@ use antiphon_runtime::{Env, workers};
 use antiphon_store::{Store, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 pub use self::exchange::ExchangeError;
 pub use self::redact::{Redaction, Secrets};
@@ -316,6 +316,10 @@ impl Upstream {
         let reply = self.clients.send(request, &account.settings.route).await?;
         let status = reply.status();
         let body = Limited::new(reply.into_body(), MAX_CATALOG_BYTES).collect().await;
-        Ok(Fetched { status, body: body.map_err(|_| NotAList)?.to_bytes(), authorization })
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => CatalogError::NotAList(NotAList),
+            false => CatalogError::Send(SendError::Broken(error.to_string())),
+        })?;
+        Ok(Fetched { status, body: body.to_bytes(), authorization })
     }
 }
