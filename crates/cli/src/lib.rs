@@ -135,7 +135,7 @@ impl Cli {
             Command::Usage(arguments) => arguments.run(&self.load(Secrets::Optional)?),
             Command::Audit(arguments) => arguments.run(&self.load(Secrets::Optional)?),
             Command::Doctor(arguments) => {
-                arguments.run(|secrets| self.load(secrets), self.is_config_repeatable())
+                arguments.run(|secrets| self.load(secrets), self.is_config_repeatable()?)
             }
             Command::Config(command) => command.run(|secrets| self.load(secrets)),
             Command::Completions { shell } => generate::completions(*shell),
@@ -144,8 +144,12 @@ impl Cli {
     }
 
     /// Whether the configuration can be read twice: a pipe cannot.
-    fn is_config_repeatable(&self) -> bool {
-        self.config.as_ref().is_none_or(|file| file.is_file())
+    fn is_config_repeatable(&self) -> anyhow::Result<bool> {
+        let file = match &self.config {
+            Some(file) => file.clone(),
+            None => Config::default_file(&working_directory()?, &Environment::from_process()),
+        };
+        Ok(file.is_file() || !file.exists())
     }
 
     fn load(&self, secrets: Secrets) -> anyhow::Result<Loaded> {
@@ -154,10 +158,14 @@ impl Cli {
 
     /// A function that loads the configuration, each time it is called.
     fn config_loader(&self, overrides: Overrides) -> anyhow::Result<ConfigLoader> {
-        let cwd = std::env::current_dir().context("cannot determine the working directory")?;
+        let cwd = working_directory()?;
         let file = self.config.clone();
         Ok(Box::new(move || Config::load(file.as_deref(), &cwd, &Environment::from_process(), overrides)))
     }
+}
+
+fn working_directory() -> anyhow::Result<PathBuf> {
+    std::env::current_dir().context("cannot determine the working directory")
 }
 
 /// Prints the same object that the admin API returns.

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::output::print_line;
-use crate::{exit_with_usage_error, print_json};
+use crate::{exit_with_usage_error, print_json, working_directory};
 
 /// The base URL of an upstream, and the variable that holds its key, by the name that an operator may give instead.
 const KNOWN: [(&str, &str, &str); 4] = [
@@ -84,7 +84,7 @@ impl Arguments {
         }
         let environment = Environment::from_process();
         let text = answers.to_toml();
-        let cwd = std::env::current_dir().context("cannot determine the working directory")?;
+        let cwd = working_directory()?;
         let overrides = Overrides { secrets: Secrets::Optional, ..Overrides::default() };
         let parsed = Config::parse(Some((&self.output, &text)), &cwd, &environment, overrides);
         if let Some(rejected) = parsed.as_ref().err().and_then(rejected_flags) {

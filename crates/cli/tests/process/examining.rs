@@ -121,12 +121,17 @@ async fn a_configuration_from_a_pipe_is_read_once() {
     let pipe = dir.path().join("pipe.toml");
     assert!(Command::new("mkfifo").arg(&pipe).status().await.unwrap().success());
     let accounts = "[[accounts]]\nname = \"gone\"\nbase_url = \"http://127.0.0.1:1\"\n";
-    for (config, status) in [(accounts, "ok"), ("colour = 1", "problem")] {
-        let pipe = pipe.clone();
-        let writing = std::thread::spawn(move || std::fs::write(pipe, config));
-        let (_, report) = examine(dir.path(), &["--config", "pipe.toml"]).await;
-        writing.join().unwrap().unwrap();
-        assert_finding(&report, "config", status, "");
+    let by_flag: (&[&str], &[(&str, &str)]) = (&["--config", "pipe.toml", "doctor", "--json"], &[]);
+    let by_variable: (&[&str], &[(&str, &str)]) =
+        (&["doctor", "--json"], &[("ANTIPHON_CONFIG", "pipe.toml")]);
+    for (args, environment) in [by_flag, by_variable] {
+        for (config, status) in [(accounts, "ok"), ("colour = 1", "problem")] {
+            let pipe = pipe.clone();
+            let writing = std::thread::spawn(move || std::fs::write(pipe, config));
+            let (_, shown, _) = antiphon(dir.path(), args, environment).await;
+            writing.join().unwrap().unwrap();
+            assert_finding(&serde_json::from_str(&shown).unwrap(), "config", status, "");
+        }
     }
 }
 
