@@ -19,6 +19,8 @@ pub struct Fragment<'a> {
     pub id: Option<&'a [u8]>,
     pub name: Option<&'a [u8]>,
     arguments: Vec<u8>,
+    /// What the upstream wants back with the call, an object: Gemini's signature of its thoughts.
+    pub extra: Option<&'a [u8]>,
     /// Whether it is a call of its own, whatever its index and its id.
     pub is_whole: bool,
 }
@@ -58,7 +60,9 @@ impl<'a> Fragment<'a> {
         let fragment = Object::scan(fragment).ok()?;
         let function = fragment.get("function").and_then(|function| Object::scan(function).ok());
         let index = fragment.get("index").and_then(|index| std::str::from_utf8(index).ok()?.parse().ok());
-        let fragment = Self { index, id: text(fragment.get("id")), ..Self::of_function(function.as_ref()) };
+        let extra = fragment.get("extra_content").filter(|extra| extra.first() == Some(&b'{'));
+        let fragment =
+            Self { index, id: text(fragment.get("id")), extra, ..Self::of_function(function.as_ref()) };
         Some(Self { is_whole: is_whole && fragment.name.is_some(), ..fragment })
     }
 
@@ -72,7 +76,7 @@ impl<'a> Fragment<'a> {
                 inner(value).map_or_else(|| escaped(&String::from_utf8_lossy(value)), <[u8]>::to_vec)
             }
         };
-        Self { index: None, id: None, name: text(member("name")), arguments, is_whole: false }
+        Self { index: None, id: None, name: text(member("name")), arguments, extra: None, is_whole: false }
     }
 
     /// Whether it adds nothing.

@@ -215,11 +215,27 @@ impl Events {
             let Some(first) = self.calls.pop_front() else { break };
             self.close_call(first, "completed");
         }
+        if let Some(extra) = fragment.extra.filter(|_| self.calls.is_empty()) {
+            self.keep_extra(extra);
+        }
         let place = self.items.len() + self.calls.len();
         self.id_bytes += fragment.id.map_or(0, <[u8]>::len);
         let call_id = fragment.id.filter(|id| self.call_ids.insert(id.to_vec()));
         self.calls.push_back(Call::new(fragment, call_id, &self.echo, place));
         self.calls.len() - 1
+    }
+
+    /// Keeps what goes back with the next call, in reasoning of its own: only chat completions get that.
+    fn keep_extra(&mut self, extra: &[u8]) {
+        let (id, index) = (self.echo.item_id("rs", self.items.len()), self.items.len());
+        let item = |status: &str, extra: &[u8]| {
+            let start =
+                format!(r#"{{"id":"{id}","type":"reasoning","summary":[],"content":[],"status":"{status}""#);
+            [start.as_bytes(), extra, b"}"].concat()
+        };
+        self.emit_item("response.output_item.added", &item("in_progress", b""), index);
+        let done = item("completed", &[br#","extra_content":"#, extra].concat());
+        self.finish_item(done);
     }
 
     /// Ends what is open.

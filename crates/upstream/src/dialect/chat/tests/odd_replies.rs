@@ -260,6 +260,35 @@ fn a_message_at_the_end_brings_what_was_not_streamed() {
 }
 
 #[test]
+fn what_goes_back_with_a_call_is_kept_in_reasoning_before_it() {
+    let extra = json!({"google": {"thought_signature": "c2lnbg=="}});
+    let call = |name: &str, extra: Option<&Value>| {
+        let mut call =
+            json!({"index": 0, "id": "", "type": "function", "function": {"name": name, "arguments": "{}"}});
+        if let Some(extra) = extra {
+            call["extra_content"] = extra.clone();
+        }
+        call
+    };
+    let calls = json!([call("weather", Some(&extra)), call("clock", None)]);
+    let text = json!({"content": "a"});
+    let streamed = vec![chunk(text), chunk(json!({"tool_calls": calls})), finish("tool_calls")];
+    let message = json!({"role": "assistant", "content": "a", "tool_calls": calls});
+    let whole = vec![json!({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})];
+    for chunks in [streamed, whole] {
+        let stream = sse(&chunks);
+        let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+        check(&events);
+        let output = output(&events);
+        let types: Vec<_> =
+            output.as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["message", "reasoning", "function_call", "function_call"]);
+        assert_eq!((&output[1]["extra_content"], &output[1]["content"]), (&extra, &json!([])));
+        assert!(output[2].get("extra_content").is_none());
+    }
+}
+
+#[test]
 fn the_first_choice_is_the_one_that_says_so() {
     let choices = |first: Value, second: Value| {
         let (mut first, mut second) = (first, second);
