@@ -1,7 +1,7 @@
 //! What an account's upstream speaks, and `chat`: what its chat completions are like.
 
 use antiphon_upstream::dialect::Dialect;
-use antiphon_upstream::dialect::chat::{ChatSettings, ReasoningAs, UnsupportedTools};
+use antiphon_upstream::dialect::chat::{ChatForm, ChatSettings, ReasoningAs, UnsupportedTools};
 use antiphon_upstream::settings::{UpstreamApi, UpstreamBackground, UpstreamState, UpstreamTransport};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -60,7 +60,7 @@ impl Api {
             reasoning_as: chat.reasoning_as,
             think_tags: chat.think_tags,
             merge_system: chat.merge_system,
-            refuses_reasoning: false,
+            form: ChatForm::default(),
         };
         match self {
             Self::Responses => UpstreamApi::Fixed(Dialect::Responses),

@@ -45,7 +45,9 @@ impl Turn {
         }
         let (status, error) = (error_reply.status, UpstreamError::parse(&error_reply.body));
         let variant = &mut form.variant;
-        if has_reasoning && let Some(change) = variant.leave_out_reasoning(status, &error) {
+        if format.is_decoded()
+            && let Some(change) = variant.chat_form.adapt(status, &error, has_reasoning)
+        {
             return Ok(change);
         }
         if variant.refuses_own_items(status, &error) {

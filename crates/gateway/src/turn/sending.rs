@@ -61,9 +61,8 @@ impl Turn {
             let authorization = self.authorization(account).await?;
             let AccountInput { input, reasoning } = self.input_for(account, *dialect, resolved, variant)?;
             let changes = self.body_changes(account, variant, model.as_deref());
-            let asked = if variant.send_reasoning { *dialect } else { dialect.without_reasoning() };
             let Encoded { parts: body, format, omitted, has_reasoning } =
-                self.encode(asked, input, changes).await?;
+                self.encode(dialect.in_form(variant.chat_form), input, changes).await?;
             let mut reply = if variant.over_socket {
                 let sending = self.send_over_socket(account, authorization.as_ref(), socket.take(), body);
                 match Box::pin(sending).await? {
@@ -154,8 +153,8 @@ impl Turn {
         secrets: Secrets<'_>,
         reply: Response<ReplyBody>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
-        if !variant.send_reasoning {
-            account.remember_reasoning_refused(&self.facts.create.model);
+        if variant.chat_form != variant.known_chat_form {
+            account.remember_chat_form(&self.facts.create.model, variant.chat_form);
         }
         // Not before: the request may have been refused for what its client included.
         if variant.include_refused {
@@ -228,6 +227,7 @@ impl Turn {
             true => sealed.unreadable_at(&self.facts.project, account.boundary(), &resolved.own),
             false => Default::default(),
         };
+        let chat_form = account.chat_form(&self.facts.create.model);
         RequestVariant {
             upstream_parent,
             send_encrypted: dialect.reads_encrypted_items() || !resolved.can_rebuild_context(),
@@ -237,7 +237,8 @@ impl Turn {
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             include_refused: false,
-            send_reasoning: !account.refuses_reasoning(&self.facts.create.model),
+            chat_form,
+            known_chat_form: chat_form,
             over_socket: self.uses_socket(account),
         }
     }

@@ -1,6 +1,7 @@
 //! The form of a request for one account, and what is left out of it after the account has rejected it.
 
 use antiphon_protocol::error::UpstreamError;
+use antiphon_upstream::dialect::chat::ChatForm;
 use http::StatusCode;
 
 use super::unreadable::Reading;
@@ -30,8 +31,10 @@ pub struct RequestVariant<'a> {
     pub include_encrypted: bool,
     /// Whether the account may have refused that.
     pub include_refused: bool,
-    /// Whether reasoning of earlier turns is sent as text, where the API has a place for it.
-    pub send_reasoning: bool,
+    /// The form of the request where it is translated to a chat.
+    pub chat_form: ChatForm,
+    /// The form that was known before the turn.
+    pub known_chat_form: ChatForm,
     /// Whether the turn is sent over a WebSocket.
     pub over_socket: bool,
 }
@@ -107,15 +110,6 @@ impl<'a> RequestVariant<'a> {
         }
         None
     }
-
-    /// Leaves out the reasoning of earlier turns if the upstream has rejected it. Returns the name of the change.
-    pub fn leave_out_reasoning(&mut self, status: StatusCode, error: &UpstreamError) -> Option<&'static str> {
-        if !refuses_reasoning(status, error) {
-            return None;
-        }
-        self.send_reasoning = false;
-        Some("reasoning_refused")
-    }
 }
 
 /// Whether the upstream cannot read encrypted items.
@@ -142,48 +136,4 @@ fn refuses_include(status: StatusCode, error: &UpstreamError) -> bool {
     param.is_some_and(|param| param == "include" || param.starts_with("include["))
         || message.contains("encrypted content")
         || message.contains("reasoning.encrypted_content")
-}
-
-/// Whether the upstream does not know a member of a message that holds reasoning.
-fn refuses_reasoning(status: StatusCode, error: &UpstreamError) -> bool {
-    let is_invalid = matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
-    let texts = [&error.message, &error.param];
-    is_invalid && texts.into_iter().flatten().any(|text| names_reasoning(text))
-}
-
-/// Whether a text has the name of such a member: not the mere word, but quoted, or the end of a path.
-fn names_reasoning(text: &str) -> bool {
-    const MARKS: [char; 4] = ['\'', '"', '`', '.'];
-    text.match_indices("reasoning").any(|(start, name)| {
-        let rest = &text[start + name.len()..];
-        let is_marked = text[..start].ends_with(MARKS);
-        let ends = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_');
-        rest.strip_prefix("_content").is_some_and(ends) || (is_marked && ends(rest))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_of_reasoning_names_its_member() {
-        for (message, expected) in [
-            // Groq
-            (
-                "'messages.1' : for 'role:assistant' the following must be satisfied[('messages.1' : property 'reasoning_content' is unsupported)]",
-                true,
-            ),
-            // Servers with FastAPI
-            ("body.messages.1.assistant.reasoning: Extra inputs are not permitted", true),
-            ("Unknown parameter: `reasoning`", true),
-            ("messages[3].reasoning: reasoning is not supported with this model", true),
-            ("'reasoning_effort' is unsupported", false),
-            ("The model's reasoning is longer than its context.", false),
-        ] {
-            let error = UpstreamError { message: Some(message.to_owned()), ..UpstreamError::default() };
-            assert_eq!(refuses_reasoning(StatusCode::BAD_REQUEST, &error), expected, "{message}");
-            assert!(!refuses_reasoning(StatusCode::INTERNAL_SERVER_ERROR, &error));
-        }
-    }
 }

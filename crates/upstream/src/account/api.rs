@@ -162,15 +162,15 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::chat::{ChatSettings, ReasoningAs, UnsupportedTools};
+    use crate::dialect::chat::{ChatForm, ChatSettings, PastReasoning, ReasoningAs, UnsupportedTools};
 
     const SETTINGS: ChatSettings = ChatSettings {
         is_openai: false,
         unsupported_tools: UnsupportedTools::Omit,
         reasoning_as: ReasoningAs::Text,
         think_tags: false,
-        refuses_reasoning: false,
         merge_system: false,
+        form: ChatForm { past_reasoning: PastReasoning::AsItWas },
     };
     const CHAT: Dialect = Dialect::Chat(SETTINGS);
 

@@ -6,7 +6,7 @@ mod quota;
 pub(crate) mod reset_time;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ pub use self::catalog::{Model, ModelList, NotAList};
 pub use self::quota::{Quota, QuotaWindow};
 use crate::credential::OAuth;
 use crate::dialect::Dialect;
+use crate::dialect::chat::ChatForm;
 use crate::metrics::{AccountMetrics, UpstreamMetrics};
 use crate::settings::{
     AccountSettings, CredentialSettings, UpstreamApi, UpstreamBackground, UpstreamState, UpstreamTransport,
@@ -59,14 +60,14 @@ pub struct Account {
     /// What its upstream said when it refused the credential.
     refusal: Mutex<Option<String>>,
     /// Models for which the upstream refuses to include encrypted reasoning.
-    models_refusing_encrypted_reasoning: KnownModels,
-    /// Models for which the upstream refuses reasoning of earlier turns as text.
-    models_refusing_reasoning: KnownModels,
+    models_refusing_encrypted_reasoning: KnownModels<()>,
+    /// The form in which the upstream takes chats of a model, if not the usual one.
+    chat_forms: KnownModels<ChatForm>,
 }
 
-/// Models of which something is remembered.
+/// What is remembered of models.
 #[derive(Debug, Default)]
-struct KnownModels(Mutex<HashSet<String>>);
+struct KnownModels<T>(Mutex<HashMap<String, T>>);
 
 /// Whether an account serves a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +127,7 @@ impl Account {
             metrics: OnceLock::new(),
             refusal: Mutex::default(),
             models_refusing_encrypted_reasoning: KnownModels::default(),
-            models_refusing_reasoning: KnownModels::default(),
+            chat_forms: KnownModels::default(),
         })
     }
 
@@ -266,19 +267,20 @@ impl Account {
     }
 
     pub fn refuses_encrypted_reasoning(&self, model: &str) -> bool {
-        self.models_refusing_encrypted_reasoning.has(model)
+        self.models_refusing_encrypted_reasoning.get(model).is_some()
     }
 
     pub fn remember_encrypted_reasoning_refused(&self, model: &str) {
-        self.models_refusing_encrypted_reasoning.add(model);
+        self.models_refusing_encrypted_reasoning.set(model, ());
     }
 
-    pub fn refuses_reasoning(&self, model: &str) -> bool {
-        self.models_refusing_reasoning.has(model)
+    /// The form in which the upstream takes chats of a model.
+    pub fn chat_form(&self, model: &str) -> ChatForm {
+        self.chat_forms.get(model).unwrap_or_default()
     }
 
-    pub fn remember_reasoning_refused(&self, model: &str) {
-        self.models_refusing_reasoning.add(model);
+    pub fn remember_chat_form(&self, model: &str, form: ChatForm) {
+        self.chat_forms.set(model, form);
     }
 }
 
@@ -310,21 +312,21 @@ impl Credential {
 
 // === impl KnownModels ===
 
-impl KnownModels {
-    fn has(&self, model: &str) -> bool {
-        self.lock().contains(model)
+impl<T: Copy> KnownModels<T> {
+    fn get(&self, model: &str) -> Option<T> {
+        self.lock().get(model).copied()
     }
 
-    fn add(&self, model: &str) {
+    fn set(&self, model: &str, known: T) {
         let mut models = self.lock();
         if models.len() >= MAX_KNOWN_MODELS {
             // Clients may make up any number of names.
             models.clear();
         }
-        models.insert(model.to_owned());
+        models.insert(model.to_owned(), known);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -369,8 +371,8 @@ mod tests {
     fn memory_for_models_is_bounded() {
         let models = KnownModels::default();
         for n in 0..5 * MAX_KNOWN_MODELS {
-            models.add(&n.to_string());
-            assert!(models.has(&n.to_string()));
+            models.set(&n.to_string(), n);
+            assert_eq!(models.get(&n.to_string()), Some(n));
         }
         assert!(models.lock().len() <= MAX_KNOWN_MODELS);
     }

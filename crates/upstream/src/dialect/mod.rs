@@ -20,7 +20,7 @@ use antiphon_runtime::{Clock, Timestamp};
 use bytes::Bytes;
 use http::StatusCode;
 
-use self::chat::ChatSettings;
+use self::chat::{ChatForm, ChatSettings};
 
 /// The API that an upstream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,12 +109,12 @@ impl Dialect {
         matches!(self, Self::Responses)
     }
 
-    /// The same for an upstream that refuses reasoning of earlier turns.
+    /// The same for an upstream that takes chats in this form.
     #[must_use]
-    pub fn without_reasoning(self) -> Self {
+    pub fn in_form(self, form: ChatForm) -> Self {
         match self {
             Self::Responses => self,
-            Self::Chat(settings) => Self::Chat(ChatSettings { refuses_reasoning: true, ..settings }),
+            Self::Chat(settings) => Self::Chat(ChatSettings { form, ..settings }),
         }
     }
 

@@ -11,7 +11,7 @@ use antiphon_protocol::json::{self, Object};
 
 use super::content::Content;
 use super::stand_in::{self, ChatNames, Past};
-use super::{ChatSettings, inner, put};
+use super::{ChatSettings, PastReasoning, inner, put};
 
 /// The messages so far.
 pub struct Messages<'s> {
@@ -234,7 +234,7 @@ impl Assistant {
         !self.is_only_reasoning()
             && !self.reasoning.is_empty()
             && !settings.is_openai
-            && !settings.refuses_reasoning
+            && settings.form.past_reasoning == PastReasoning::AsItWas
     }
 
     /// Writes the messages; none for reasoning alone.

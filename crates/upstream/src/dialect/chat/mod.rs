@@ -9,6 +9,7 @@ mod echo;
 mod encode;
 mod event;
 mod failure;
+mod form;
 mod messages;
 mod stand_in;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use self::echo::Echo;
 pub(super) use self::encode::encode;
 pub(super) use self::failure::{error_in, translate as translate_error};
 pub use self::failure::{in_event as error_in_event, of_stream as code_and_message};
+pub use self::form::{ChatForm, PastReasoning};
 
 /// What an upstream's chat completions are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,8 +40,7 @@ pub struct ChatSettings {
     pub think_tags: bool,
     /// Whether all system messages become the first one, because the model's template takes no other.
     pub merge_system: bool,
-    /// Whether the upstream refuses reasoning of earlier turns.
-    pub refuses_reasoning: bool,
+    pub form: ChatForm,
 }
 
 /// What becomes of tools that a chat upstream can't have.

@@ -1,0 +1,99 @@
+//! The form in which a server takes chats, as its refusals have shown.
+
+use antiphon_protocol::error::UpstreamError;
+use http::StatusCode;
+
+/// How chats are written for a server that has refused the usual form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChatForm {
+    pub past_reasoning: PastReasoning,
+}
+
+/// Which messages have the reasoning of earlier turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PastReasoning {
+    /// Those that came with some.
+    #[default]
+    AsItWas,
+    Never,
+}
+
+// === impl ChatForm ===
+
+impl ChatForm {
+    /// Changes what the server has refused. `has_reasoning` says whether it got reasoning of earlier turns. Returns the name of
+    /// the change for logs and metrics; `None` if there is nothing to change.
+    pub fn adapt(
+        &mut self,
+        status: StatusCode,
+        error: &UpstreamError,
+        has_reasoning: bool,
+    ) -> Option<&'static str> {
+        if !matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) {
+            return None;
+        }
+        let texts = [error.message.as_deref(), error.param.as_deref()];
+        let says = |is_said: fn(&str) -> bool| texts.into_iter().flatten().any(is_said);
+        let (changed, name) = if has_reasoning && says(names_reasoning) {
+            (Self { past_reasoning: PastReasoning::Never }, "reasoning_refused")
+        } else {
+            return None;
+        };
+        if changed == *self {
+            return None;
+        }
+        *self = changed;
+        Some(name)
+    }
+}
+
+/// Whether a text has the name of a member that holds reasoning: not the mere word, but quoted, or the end of a path.
+fn names_reasoning(text: &str) -> bool {
+    const MARKS: [char; 4] = ['\'', '"', '`', '.'];
+    text.match_indices("reasoning").any(|(start, name)| {
+        let rest = &text[start + name.len()..];
+        let is_marked = text[..start].ends_with(MARKS);
+        rest.strip_prefix("_content").is_some_and(ends_name) || (is_marked && ends_name(rest))
+    })
+}
+
+/// Whether a name ends where this follows it.
+fn ends_name(rest: &str) -> bool {
+    !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapted(form: ChatForm, message: &str) -> (ChatForm, Option<&'static str>) {
+        let error = UpstreamError { message: Some(message.to_owned()), ..UpstreamError::default() };
+        let mut same = form;
+        assert_eq!(same.adapt(StatusCode::INTERNAL_SERVER_ERROR, &error, true), None);
+        assert_eq!(same, form);
+        let mut changed = form;
+        let name = changed.adapt(StatusCode::BAD_REQUEST, &error, true);
+        (changed, name)
+    }
+
+    #[test]
+    fn a_refusal_of_reasoning_names_its_member() {
+        for (message, expected) in [
+            // Groq
+            (
+                "'messages.1' : for 'role:assistant' the following must be satisfied[('messages.1' : property 'reasoning_content' is unsupported)]",
+                true,
+            ),
+            // Servers with FastAPI
+            ("body.messages.1.assistant.reasoning: Extra inputs are not permitted", true),
+            ("Unknown parameter: `reasoning`", true),
+            ("messages[3].reasoning: reasoning is not supported with this model", true),
+            ("'reasoning_effort' is unsupported", false),
+            ("The model's reasoning is longer than its context.", false),
+        ] {
+            let (form, name) = adapted(ChatForm::default(), message);
+            assert_eq!(name, expected.then_some("reasoning_refused"), "{message}");
+            assert_eq!(form.past_reasoning == PastReasoning::Never, expected, "{message}");
+        }
+    }
+}
