@@ -68,6 +68,33 @@ async fn a_server_that_refuses_a_turn_without_reasoning_as_well_gets_it_next_tim
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_to_be_asked_for_usage_is_not_asked_again() {
+    let extra = json!([{"type": "extra_forbidden", "loc": ["body", "stream_options", "include_usage"], "msg": "Extra inputs are not permitted", "input": true}]);
+    for (status, body) in [
+        // Mistral
+        (
+            422,
+            json!({"object": "error", "message": {"detail": extra}, "type": "invalid_request_error", "param": null, "code": null}),
+        ),
+        // FastAPI
+        (422, json!({"detail": extra})),
+        (
+            400,
+            json!({"error": {"message": "Unknown parameter: 'stream_options'.", "param": "stream_options"}}),
+        ),
+    ] {
+        let (upstream, gateway) = over_chat("").await;
+        upstream.script(Script::http(status, body.to_string()));
+        for requests in [2, 3] {
+            assert_eq!(streamed(&gateway).await["status"], "completed", "{body}");
+            assert_eq!(upstream.last_request().unwrap().json()["stream_options"], Value::Null);
+            assert_eq!(upstream.counts().requests, requests);
+        }
+        assert_eq!(gateway.account_state("one").await, "ready");
+    }
+}
+
+#[tokio::test]
 async fn tokens_count_whatever_form_the_upstream_reports_them_in() {
     for tokens in [json!(50), json!(50.0), json!("50")] {
         let (upstream, gateway) = over_chat("").await;

@@ -4,7 +4,7 @@ use super::event::split;
 use super::json::{Object, to_json};
 use super::refusal::Refusal;
 use super::request::TurnRequest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The server whose chat completions the simulator imitates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,7 +142,12 @@ impl ChatServer {
                 reports: Reports::Always,
                 ..USUAL
             },
-            Self::Mistral => Habits { reasoning: Reasoning::Parts, finishes_with_text: true, ..USUAL },
+            Self::Mistral => Habits {
+                reasoning: Reasoning::Parts,
+                reports: Reports::AtFinish,
+                finishes_with_text: true,
+                ..USUAL
+            },
         }
     }
 
@@ -171,6 +176,20 @@ impl ChatServer {
             Self::DeepSeek if calls().any(|message| message["reasoning_content"].as_str().is_none()) => {
                 let message = "The `reasoning_content` in the thinking mode must be passed back to the API.";
                 Err(Refusal::invalid(message.to_owned()))
+            }
+            Self::Mistral => {
+                let reasoning = |(index, message): (usize, &Value)| {
+                    let names = ["reasoning_content", "reasoning"].into_iter();
+                    names
+                        .filter(|name| message.get(name).is_some())
+                        .map(|name| json!(["body", "messages", index, "assistant", name]))
+                        .collect::<Vec<_>>()
+                };
+                let mut extra: Vec<Value> = messages.iter().enumerate().flat_map(reasoning).collect();
+                if request.raw("stream_options").is_some() {
+                    extra.push(json!(["body", "stream_options", "include_usage"]));
+                }
+                if extra.is_empty() { Ok(()) } else { Err(Refusal::extra_members(&extra)) }
             }
             _ => Ok(()),
         }

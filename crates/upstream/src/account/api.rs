@@ -170,7 +170,7 @@ mod tests {
         reasoning_as: ReasoningAs::Text,
         think_tags: false,
         merge_system: false,
-        form: ChatForm { past_reasoning: PastReasoning::AsItWas },
+        form: ChatForm { past_reasoning: PastReasoning::AsItWas, omits_stream_options: false },
     };
     const CHAT: Dialect = Dialect::Chat(SETTINGS);
 

@@ -99,7 +99,10 @@ pub fn encode(
     messages.write(&mut out);
     let streams = create.stream || changes.is_frame || changes.streams;
     if streams {
-        out.extend_from_slice(br#","stream":true,"stream_options":{"include_usage":true}"#);
+        out.extend_from_slice(br#","stream":true"#);
+        if !settings.form.omits_stream_options {
+            out.extend_from_slice(br#","stream_options":{"include_usage":true}"#);
+        }
     }
     tools.write(get("parallel_tool_calls"), &mut out);
     write_parameters(&request, settings, &mut out);

@@ -7,6 +7,8 @@ use http::StatusCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChatForm {
     pub past_reasoning: PastReasoning,
+    /// Whether streams are asked for without `stream_options`, and so without saying that usage is wanted.
+    pub omits_stream_options: bool,
 }
 
 /// Which messages have the reasoning of earlier turns.
@@ -35,7 +37,9 @@ impl ChatForm {
         let texts = [error.message.as_deref(), error.param.as_deref()];
         let says = |is_said: fn(&str) -> bool| texts.into_iter().flatten().any(is_said);
         let (changed, name) = if has_reasoning && says(names_reasoning) {
-            (Self { past_reasoning: PastReasoning::Never }, "reasoning_refused")
+            (Self { past_reasoning: PastReasoning::Never, ..*self }, "reasoning_refused")
+        } else if says(names_stream_options) {
+            (Self { omits_stream_options: true, ..*self }, "stream_options_refused")
         } else {
             return None;
         };
@@ -55,6 +59,11 @@ fn names_reasoning(text: &str) -> bool {
         let is_marked = text[..start].ends_with(MARKS);
         rest.strip_prefix("_content").is_some_and(ends_name) || (is_marked && ends_name(rest))
     })
+}
+
+fn names_stream_options(text: &str) -> bool {
+    const NAME: &str = "stream_options";
+    text.match_indices(NAME).any(|(start, _)| ends_name(&text[start + NAME.len()..]))
 }
 
 /// Whether a name ends where this follows it.
@@ -95,5 +104,19 @@ mod tests {
             assert_eq!(name, expected.then_some("reasoning_refused"), "{message}");
             assert_eq!(form.past_reasoning == PastReasoning::Never, expected, "{message}");
         }
+    }
+
+    #[test]
+    fn what_was_refused_is_left_out_once() {
+        for message in [
+            "body.stream_options.include_usage: Extra inputs are not permitted",
+            "Unknown parameter: 'stream_options'.",
+        ] {
+            let (form, name) = adapted(ChatForm::default(), message);
+            assert_eq!(name, Some("stream_options_refused"), "{message}");
+            assert_eq!(form, ChatForm { omits_stream_options: true, ..ChatForm::default() });
+            assert_eq!(adapted(form, message), (form, None));
+        }
+        assert_eq!(adapted(ChatForm::default(), "Unknown parameter: 'stream_options_2'.").1, None);
     }
 }
