@@ -52,19 +52,23 @@ async fn reasoning_is_left_out_for_a_server_that_refuses_it_and_that_is_remember
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_a_turn_without_reasoning_as_well_gets_it_next_time() {
-    let (upstream, gateway) = over_chat("").await;
-    upstream.script(Script::new().reasoning("hm").text("one"));
-    let first = gateway.client.created(turn("a", &Value::Null)).await;
-    let message = "The `reasoning_content` in the thinking mode must be passed back to the API.";
-    upstream.script(refused(message));
-    upstream.script(refused(message));
-    let reply = gateway.client.create(turn("b", &first)).await;
-    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["message"]), (400, &json!(message)));
-    assert_eq!(upstream.counts().requests, 3);
-    gateway.client.created(turn("b", &first)).await;
-    assert_eq!(sent_reasoning(&upstream), json!(["hm", "hm"]));
-    assert_eq!(upstream.counts().requests, 4);
+async fn a_server_that_refuses_the_other_form_as_well_gets_the_usual_one_next_time() {
+    for message in [
+        "messages[1].reasoning: Extra inputs are not permitted",
+        "The `reasoning_content` in the thinking mode must be passed back to the API.",
+    ] {
+        let (upstream, gateway) = over_chat("").await;
+        upstream.script(Script::new().reasoning("hm").text("one"));
+        let first = gateway.client.created(turn("a", &Value::Null)).await;
+        upstream.script(refused(message));
+        upstream.script(refused(message));
+        let reply = gateway.client.create(turn("b", &first)).await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["error"]["message"]), (400, &json!(message)));
+        assert_eq!(upstream.counts().requests, 3);
+        gateway.client.created(turn("b", &first)).await;
+        assert_eq!(sent_reasoning(&upstream), json!(["hm", "hm"]));
+        assert_eq!(upstream.counts().requests, 4);
+    }
 }
 
 #[tokio::test]

@@ -145,6 +145,29 @@ async fn a_chain_with_reasoning_and_parallel_calls_works_with_every_server_over_
 }
 
 #[tokio::test]
+async fn calls_that_came_without_reasoning_go_back_to_a_server_that_demands_it() {
+    let (upstream, gateway) = over(ChatServer::DeepSeek).await;
+    let without_thought = || Script::new().tool_call_as("call_1", "f", "{}");
+    upstream.script(without_thought());
+    upstream.script(without_thought());
+    upstream.script(working());
+    let first = gateway.client.created(request("a")).await;
+    let second = gateway.client.created(after(&first, outputs(&first))).await;
+    assert_eq!(upstream.counts().requests, 3);
+    let third = gateway.client.created(after(&second, outputs(&second))).await;
+    assert_eq!(upstream.counts().requests, 4);
+    gateway.client.created(after(&third, outputs(&third))).await;
+    assert_eq!(upstream.counts().requests, 5);
+    let sent = upstream.last_request().unwrap().json();
+    let messages = sent["messages"].as_array().unwrap().iter();
+    let reasoning: Vec<&Value> = messages
+        .filter(|message| message["role"] == "assistant")
+        .map(|message| &message["reasoning_content"])
+        .collect();
+    assert_eq!(reasoning, [" ", " ", "hm"]);
+}
+
+#[tokio::test]
 async fn one_tool_can_be_forced_where_only_words_are_accepted_as_the_choice() {
     let (upstream, gateway) = over(ChatServer::LmStudio).await;
     let mut forced = request("a");

@@ -46,7 +46,8 @@ impl Turn {
         let (status, error) = (error_reply.status, UpstreamError::parse(&error_reply.body));
         let variant = &mut form.variant;
         if format.is_decoded()
-            && let Some(change) = variant.chat_form.adapt(status, &error, has_reasoning)
+            && let Some(change) =
+                variant.chat_form.adapt(variant.known_chat_form, status, &error, has_reasoning)
         {
             return Ok(change);
         }

@@ -173,7 +173,9 @@ impl ChatServer {
                     "Invalid tool_choice type: 'object'. Supported string values: none, auto, required";
                 Err(Refusal::invalid(message.to_owned()))
             }
-            Self::DeepSeek if calls().any(|message| message["reasoning_content"].as_str().is_none()) => {
+            Self::DeepSeek
+                if calls().any(|message| message["reasoning_content"].as_str().is_none_or(str::is_empty)) =>
+            {
                 let message = "The `reasoning_content` in the thinking mode must be passed back to the API.";
                 Err(Refusal::invalid(message.to_owned()))
             }

@@ -18,15 +18,19 @@ pub enum PastReasoning {
     #[default]
     AsItWas,
     Never,
+    /// All. Those that came without get a space: not every server takes an empty text for reasoning.
+    Always,
 }
 
 // === impl ChatForm ===
 
 impl ChatForm {
-    /// Changes what the server has refused. `has_reasoning` says whether it got reasoning of earlier turns. Returns the name of
-    /// the change for logs and metrics; `None` if there is nothing to change.
+    /// Changes what the server has refused. `known` is the form that the turn was first sent in, and `has_reasoning` says whether
+    /// the server got reasoning of earlier turns. Returns the name of the change for logs and metrics; `None` if there is nothing
+    /// to change.
     pub fn adapt(
         &mut self,
+        known: Self,
         status: StatusCode,
         error: &UpstreamError,
         has_reasoning: bool,
@@ -36,19 +40,29 @@ impl ChatForm {
         }
         let texts = [error.message.as_deref(), error.param.as_deref()];
         let says = |is_said: fn(&str) -> bool| texts.into_iter().flatten().any(is_said);
-        let (changed, name) = if has_reasoning && says(names_reasoning) {
+        let (changed, name) = if says(demands_reasoning) {
+            (Self { past_reasoning: PastReasoning::Always, ..*self }, "reasoning_missing")
+        } else if has_reasoning && says(names_reasoning) {
             (Self { past_reasoning: PastReasoning::Never, ..*self }, "reasoning_refused")
         } else if says(names_stream_options) {
             (Self { omits_stream_options: true, ..*self }, "stream_options_refused")
         } else {
             return None;
         };
-        if changed == *self {
+        let has_switched = self.past_reasoning != known.past_reasoning;
+        if changed == *self || (has_switched && changed.past_reasoning != self.past_reasoning) {
             return None;
         }
         *self = changed;
         Some(name)
     }
+}
+
+/// Whether a text says that messages lack reasoning that belongs to them.
+fn demands_reasoning(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("reasoning_content")
+        && ["passed back", "missing"].iter().any(|phrase| text.contains(phrase))
 }
 
 /// Whether a text has the name of a member that holds reasoning: not the mere word, but quoted, or the end of a path.
@@ -78,10 +92,10 @@ mod tests {
     fn adapted(form: ChatForm, message: &str) -> (ChatForm, Option<&'static str>) {
         let error = UpstreamError { message: Some(message.to_owned()), ..UpstreamError::default() };
         let mut same = form;
-        assert_eq!(same.adapt(StatusCode::INTERNAL_SERVER_ERROR, &error, true), None);
+        assert_eq!(same.adapt(form, StatusCode::INTERNAL_SERVER_ERROR, &error, true), None);
         assert_eq!(same, form);
         let mut changed = form;
-        let name = changed.adapt(StatusCode::BAD_REQUEST, &error, true);
+        let name = changed.adapt(form, StatusCode::BAD_REQUEST, &error, true);
         (changed, name)
     }
 
@@ -104,6 +118,36 @@ mod tests {
             assert_eq!(name, expected.then_some("reasoning_refused"), "{message}");
             assert_eq!(form.past_reasoning == PastReasoning::Never, expected, "{message}");
         }
+    }
+
+    #[test]
+    fn a_demand_for_reasoning_is_no_refusal_of_it() {
+        let always = ChatForm { past_reasoning: PastReasoning::Always, ..ChatForm::default() };
+        let never = ChatForm { past_reasoning: PastReasoning::Never, ..ChatForm::default() };
+        for message in [
+            // DeepSeek
+            "The `reasoning_content` in the thinking mode must be passed back to the API.",
+            "Missing `reasoning_content` field in the assistant message at message index 2.",
+            // Moonshot
+            "thinking is enabled but reasoning_content is missing in assistant tool call message at index 2",
+        ] {
+            assert_eq!(adapted(ChatForm::default(), message), (always, Some("reasoning_missing")));
+            assert_eq!(adapted(never, message), (always, Some("reasoning_missing")));
+            assert_eq!(adapted(always, message), (always, None), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_turn_does_not_go_back_and_forth_between_two_forms() {
+        let (refused, demanded) =
+            ("messages[1].reasoning_content: not allowed", "reasoning_content is missing");
+        let mut form = ChatForm::default();
+        let mut adapt = |message: &str| {
+            let error = UpstreamError { message: Some(message.to_owned()), ..UpstreamError::default() };
+            form.adapt(ChatForm::default(), StatusCode::BAD_REQUEST, &error, true)
+        };
+        assert_eq!(adapt(refused), Some("reasoning_refused"));
+        assert_eq!((adapt(demanded), adapt(refused)), (None, None));
     }
 
     #[test]

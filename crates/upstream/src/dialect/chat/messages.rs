@@ -99,7 +99,7 @@ impl<'s> Messages<'s> {
     /// Whether reasoning of earlier turns is among what is written.
     pub fn has_reasoning(&self) -> bool {
         let mut all = self.all.iter();
-        all.any(|message| matches!(message, Message::Assistant(assistant) if assistant.sends_reasoning(self.settings)))
+        all.any(|message| matches!(message, Message::Assistant(assistant) if assistant.sent_reasoning(self.settings).is_some()))
     }
 
     fn add(&mut self, item: &[u8]) -> Result<(), ApiError> {
@@ -230,11 +230,17 @@ impl Assistant {
         self.content.is_none() && self.calls.is_empty()
     }
 
-    fn sends_reasoning(&self, settings: &ChatSettings) -> bool {
-        !self.is_only_reasoning()
-            && !self.reasoning.is_empty()
-            && !settings.is_openai
-            && settings.form.past_reasoning == PastReasoning::AsItWas
+    /// Its reasoning, if that is sent.
+    fn sent_reasoning(&self, settings: &ChatSettings) -> Option<&[u8]> {
+        if self.is_only_reasoning() {
+            return None;
+        }
+        let own = Some(&self.reasoning[..]).filter(|text| !text.is_empty());
+        match settings.form.past_reasoning {
+            PastReasoning::AsItWas => own.filter(|_| !settings.is_openai),
+            PastReasoning::Never => None,
+            PastReasoning::Always => own.or(Some(b" ")),
+        }
     }
 
     /// Writes the messages; none for reasoning alone.
@@ -254,8 +260,7 @@ impl Assistant {
         if let Some(refusal) = refusal.filter(|_| settings.is_openai) {
             put(&mut message, &[br#","refusal":""#, refusal, b"\""]);
         }
-        if self.sends_reasoning(settings) {
-            let text = &self.reasoning;
+        if let Some(text) = self.sent_reasoning(settings) {
             put(&mut message, &[br#","reasoning_content":""#, text, br#"","reasoning":""#, text, b"\""]);
         }
         if !self.calls.is_empty() {
