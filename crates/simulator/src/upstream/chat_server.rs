@@ -179,6 +179,20 @@ impl ChatServer {
                 let message = "The `reasoning_content` in the thinking mode must be passed back to the API.";
                 Err(Refusal::invalid(message.to_owned()))
             }
+            Self::Gemini => {
+                // Only the calls of the current turn, and of parallel ones only the first.
+                let current = messages.rsplit(|message| message["role"] == "user").next().unwrap_or_default();
+                let is_unsigned = |message: &Value| {
+                    let call = &message["tool_calls"][0];
+                    call.is_object() && !call["extra_content"]["google"]["thought_signature"].is_string()
+                };
+                match current.iter().any(is_unsigned) {
+                    true => Err(Refusal::of_google(
+                        "Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly, and missing thought_signature may lead to degraded model performance.",
+                    )),
+                    false => Ok(()),
+                }
+            }
             Self::Mistral => {
                 let reasoning = |(index, message): (usize, &Value)| {
                     let names = ["reasoning_content", "reasoning"].into_iter();

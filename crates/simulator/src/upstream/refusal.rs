@@ -48,6 +48,12 @@ impl Refusal {
         Self { status: 422, body: Some(body.to_string()), ..Self::invalid(String::new()) }
     }
 
+    /// 400 as Google words it: a list with one error.
+    pub(super) fn of_google(message: &str) -> Self {
+        let body = json!([{"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}]);
+        Self { body: Some(body.to_string()), ..Self::invalid(message.to_owned()) }
+    }
+
     pub(super) fn status(mut self, status: u16) -> Self {
         self.status = status;
         self

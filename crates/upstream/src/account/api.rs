@@ -170,7 +170,11 @@ mod tests {
         reasoning_as: ReasoningAs::Text,
         think_tags: false,
         merge_system: false,
-        form: ChatForm { past_reasoning: PastReasoning::AsItWas, omits_stream_options: false },
+        form: ChatForm {
+            past_reasoning: PastReasoning::AsItWas,
+            omits_stream_options: false,
+            signs_calls: false,
+        },
     };
     const CHAT: Dialect = Dialect::Chat(SETTINGS);
 

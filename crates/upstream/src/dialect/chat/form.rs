@@ -9,6 +9,8 @@ pub struct ChatForm {
     pub past_reasoning: PastReasoning,
     /// Whether streams are asked for without `stream_options`, and so without saying that usage is wanted.
     pub omits_stream_options: bool,
+    /// Whether calls have what Google takes in place of the signature of a thought, which is not kept.
+    pub signs_calls: bool,
 }
 
 /// Which messages have the reasoning of earlier turns.
@@ -46,6 +48,8 @@ impl ChatForm {
             (Self { past_reasoning: PastReasoning::Never, ..*self }, "reasoning_refused")
         } else if says(names_stream_options) {
             (Self { omits_stream_options: true, ..*self }, "stream_options_refused")
+        } else if says(demands_signatures) {
+            (Self { signs_calls: true, ..*self }, "signature_missing")
         } else {
             return None;
         };
@@ -73,6 +77,10 @@ fn names_reasoning(text: &str) -> bool {
         let is_marked = text[..start].ends_with(MARKS);
         rest.strip_prefix("_content").is_some_and(ends_name) || (is_marked && ends_name(rest))
     })
+}
+
+fn demands_signatures(text: &str) -> bool {
+    text.contains("thought_signature") && text.contains("missing")
 }
 
 fn names_stream_options(text: &str) -> bool {
@@ -151,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_is_left_out_once() {
+    fn what_a_refusal_names_is_changed_once() {
         for message in [
             "body.stream_options.include_usage: Extra inputs are not permitted",
             "Unknown parameter: 'stream_options'.",
@@ -162,5 +170,15 @@ mod tests {
             assert_eq!(adapted(form, message), (form, None));
         }
         assert_eq!(adapted(ChatForm::default(), "Unknown parameter: 'stream_options_2'.").1, None);
+        for message in [
+            "Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly.",
+            // Vertex AI
+            "Unable to submit request because function call `f` in the 3. content block is missing a `thought_signature`.",
+        ] {
+            let (form, name) = adapted(ChatForm::default(), message);
+            assert_eq!(name, Some("signature_missing"), "{message}");
+            assert_eq!(form, ChatForm { signs_calls: true, ..ChatForm::default() });
+            assert_eq!(adapted(form, message), (form, None));
+        }
     }
 }

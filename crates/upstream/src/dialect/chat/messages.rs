@@ -13,6 +13,10 @@ use super::content::Content;
 use super::stand_in::{self, ChatNames, Past};
 use super::{ChatSettings, PastReasoning, inner, put};
 
+/// What Google takes in place of the signature of a thought for a call that comes from elsewhere.
+const SIGNATURE: &[u8] =
+    br#","extra_content":{"google":{"thought_signature":"skip_thought_signature_validator"}}"#;
+
 /// The messages so far.
 pub struct Messages<'s> {
     settings: &'s ChatSettings,
@@ -186,8 +190,10 @@ impl<'s> Messages<'s> {
         self.calls.insert(key(id), CallPlace { message: self.all.len() - 1, output: None });
         if let Some(Message::Assistant(last)) = self.all.last_mut() {
             let arguments = if self.settings.is_openai { arguments.into() } else { as_object(arguments) };
-            let function = [br#""function":{"name":"#, name, br#","arguments":"#, &arguments, b"}}"].concat();
-            last.calls.push([br#"{"id":"#, id, br#","type":"function","#, &function].concat());
+            let function = [br#""function":{"name":"#, name, br#","arguments":"#, &arguments, b"}"].concat();
+            let signature = if self.settings.form.signs_calls { SIGNATURE } else { b"" };
+            last.calls
+                .push([br#"{"id":"#, id, br#","type":"function","#, &function, signature, b"}"].concat());
         }
     }
 

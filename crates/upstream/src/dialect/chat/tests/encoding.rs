@@ -337,3 +337,18 @@ fn no_tools_are_offered_when_none_may_be_called() {
     let openai = ChatSettings { is_openai: true, ..ChatSettings::default() };
     assert_eq!(encoded(openai, &request)["tool_choice"], "none");
 }
+
+#[test]
+fn calls_have_what_google_takes_for_a_signature_where_one_is_demanded() {
+    let request = json!({"model": "m", "input": [
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "2", "name": "g", "input": "x"},
+    ]});
+    let form = ChatForm { signs_calls: true, ..ChatForm::default() };
+    let chat = encoded(ChatSettings { form, ..ChatSettings::default() }, &request);
+    let google = json!({"google": {"thought_signature": "skip_thought_signature_validator"}});
+    for call in chat["messages"][0]["tool_calls"].as_array().unwrap() {
+        assert_eq!(call["extra_content"], google);
+    }
+    assert!(!encoded(ChatSettings::default(), &request).to_string().contains("extra_content"));
+}
