@@ -301,3 +301,22 @@ async fn an_error_in_the_middle_of_a_stream_fails_the_response_with_its_code() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_signature_of_a_call_goes_back_in_the_turns_of_its_chain() {
+    let (upstream, gateway) = over(ChatServer::Gemini).await;
+    let extra = json!({"google": {"thought_signature": "c2lnbg=="}});
+    let function = json!({"name": "f", "arguments": "{}"});
+    let call = json!({"id": "", "type": "function", "function": function, "extra_content": extra});
+    let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+    let choice = json!({"index": 0, "message": message, "finish_reason": "tool_calls"});
+    let completion = json!({"id": "x", "object": "chat.completion", "model": "sim", "choices": [choice]});
+    upstream.script(Script::http(200, completion.to_string()));
+    let first = gateway.client.created(request("a")).await;
+    let second = gateway.client.created(after(&first, outputs(&first))).await;
+    gateway.client.created(after(&second, "b")).await;
+    for sent in &upstream.requests()[2..] {
+        assert_eq!(sent.json()["messages"][1]["tool_calls"][0]["extra_content"], extra);
+    }
+    assert_eq!(upstream.requests().len(), 4, "its first request without one was refused");
+}

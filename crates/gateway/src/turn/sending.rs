@@ -154,7 +154,7 @@ impl Turn {
         reply: Response<ReplyBody>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
         if variant.chat_form != variant.known_chat_form {
-            account.remember_chat_form(&self.facts.create.model, variant.chat_form);
+            account.remember_chat_form(&self.facts.create.model, variant.chat_form.lasting());
         }
         // Not before: the request may have been refused for what its client included.
         if variant.include_refused {

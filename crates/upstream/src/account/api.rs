@@ -174,6 +174,7 @@ mod tests {
             past_reasoning: PastReasoning::AsItWas,
             omits_stream_options: false,
             signs_calls: false,
+            replaces_signatures: false,
         },
     };
     const CHAT: Dialect = Dialect::Chat(SETTINGS);

@@ -9,8 +9,10 @@ pub struct ChatForm {
     pub past_reasoning: PastReasoning,
     /// Whether streams are asked for without `stream_options`, and so without saying that usage is wanted.
     pub omits_stream_options: bool,
-    /// Whether calls have what Google takes in place of the signature of a thought, which is not kept.
+    /// Whether calls have the signature of a thought that came with them, or what Google takes in its place.
     pub signs_calls: bool,
+    /// Whether the signatures that came with calls are replaced, too.
+    pub replaces_signatures: bool,
 }
 
 /// Which messages have the reasoning of earlier turns.
@@ -27,6 +29,11 @@ pub enum PastReasoning {
 // === impl ChatForm ===
 
 impl ChatForm {
+    /// What of it holds for other turns. A signature may be wrong in one of them.
+    pub fn lasting(self) -> Self {
+        Self { replaces_signatures: false, ..self }
+    }
+
     /// Changes what the server has refused. `known` is the form that the turn was first sent in, and `has_reasoning` says whether
     /// the server got reasoning of earlier turns. Returns the name of the change for logs and metrics; `None` if there is nothing
     /// to change.
@@ -50,6 +57,8 @@ impl ChatForm {
             (Self { omits_stream_options: true, ..*self }, "stream_options_refused")
         } else if says(demands_signatures) {
             (Self { signs_calls: true, ..*self }, "signature_missing")
+        } else if self.signs_calls && says(names_signature) {
+            (Self { replaces_signatures: true, ..*self }, "signature_refused")
         } else {
             return None;
         };
@@ -81,6 +90,11 @@ fn names_reasoning(text: &str) -> bool {
 
 fn demands_signatures(text: &str) -> bool {
     text.contains("thought_signature") && text.contains("missing")
+}
+
+fn names_signature(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("thought_signature") || text.contains("thought signature")
 }
 
 fn names_stream_options(text: &str) -> bool {
@@ -177,8 +191,13 @@ mod tests {
         ] {
             let (form, name) = adapted(ChatForm::default(), message);
             assert_eq!(name, Some("signature_missing"), "{message}");
-            assert_eq!(form, ChatForm { signs_calls: true, ..ChatForm::default() });
-            assert_eq!(adapted(form, message), (form, None));
+            let signing = ChatForm { signs_calls: true, ..ChatForm::default() };
+            assert_eq!(form, signing);
+            let corrupted = "Corrupted thought signature.";
+            assert_eq!(adapted(ChatForm::default(), corrupted).1, None);
+            let (form, name) = adapted(form, corrupted);
+            assert_eq!((name, form.lasting()), (Some("signature_refused"), signing));
+            assert_eq!(adapted(form, corrupted), (form, None));
         }
     }
 }

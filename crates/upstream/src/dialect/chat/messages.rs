@@ -14,8 +14,7 @@ use super::stand_in::{self, ChatNames, Past};
 use super::{ChatSettings, PastReasoning, inner, put};
 
 /// What Google takes in place of the signature of a thought for a call that comes from elsewhere.
-const SIGNATURE: &[u8] =
-    br#","extra_content":{"google":{"thought_signature":"skip_thought_signature_validator"}}"#;
+const SIGNATURE: &[u8] = br#"{"google":{"thought_signature":"skip_thought_signature_validator"}}"#;
 
 /// The messages so far.
 pub struct Messages<'s> {
@@ -26,6 +25,8 @@ pub struct Messages<'s> {
     all: Vec<Message>,
     /// The latest call of each id.
     calls: HashMap<Vec<u8>, CallPlace>,
+    /// What goes back with the next call: an object that came with it.
+    extra: Option<Vec<u8>>,
     /// Types of items that were left out because nobody here knows them.
     pub unknown: Vec<String>,
 }
@@ -64,8 +65,8 @@ struct ToolOutput {
 
 impl<'s> Messages<'s> {
     pub fn new(settings: &'s ChatSettings, names: &'s ChatNames) -> Self {
-        let (system, all, unknown) = Default::default();
-        Self { settings, names, system, all, calls: HashMap::new(), unknown }
+        let (system, all, extra, unknown) = Default::default();
+        Self { settings, names, system, all, calls: HashMap::new(), extra, unknown }
     }
 
     /// Adds the request's `instructions`: a string, or items.
@@ -109,9 +110,10 @@ impl<'s> Messages<'s> {
     fn add(&mut self, item: &[u8]) -> Result<(), ApiError> {
         let Ok(item) = Object::scan(item) else { return Ok(()) };
         let kind = item.get("type").and_then(json::string).unwrap_or_else(|| "message".into());
+        let extra = self.extra.take();
         if let Some(call) = stand_in::past(&kind, &item, self.names) {
             match call {
-                Past::Call { id, name, arguments } => self.add_call(id, &name, &arguments),
+                Past::Call { id, name, arguments } => self.add_call(id, &name, &arguments, extra.as_deref()),
                 Past::Output { id, output } => return self.add_output(&kind, id, output),
             }
             return Ok(());
@@ -119,6 +121,8 @@ impl<'s> Messages<'s> {
         match &*kind {
             "message" => self.add_message(&item),
             "reasoning" => {
+                let extra = item.get("extra_content").filter(|extra| extra.first() == Some(&b'{'));
+                self.extra = extra.map(<[u8]>::to_vec);
                 self.add_reasoning(&item);
                 Ok(())
             }
@@ -181,7 +185,8 @@ impl<'s> Messages<'s> {
         }
     }
 
-    fn add_call(&mut self, id: &[u8], name: &[u8], arguments: &[u8]) {
+    /// `extra` came with the call.
+    fn add_call(&mut self, id: &[u8], name: &[u8], arguments: &[u8], extra: Option<&[u8]>) {
         let is_open =
             |message: &Message| matches!(message, Message::Assistant(last) if last.outputs.is_empty());
         if !self.all.last().is_some_and(is_open) {
@@ -191,9 +196,14 @@ impl<'s> Messages<'s> {
         if let Some(Message::Assistant(last)) = self.all.last_mut() {
             let arguments = if self.settings.is_openai { arguments.into() } else { as_object(arguments) };
             let function = [br#""function":{"name":"#, name, br#","arguments":"#, &arguments, b"}"].concat();
-            let signature = if self.settings.form.signs_calls { SIGNATURE } else { b"" };
-            last.calls
-                .push([br#"{"id":"#, id, br#","type":"function","#, &function, signature, b"}"].concat());
+            let mut call = [br#"{"id":"#, id, br#","type":"function","#, &function[..]].concat();
+            let form = self.settings.form;
+            if form.signs_calls {
+                let extra = extra.filter(|_| !form.replaces_signatures).unwrap_or(SIGNATURE);
+                put(&mut call, &[br#","extra_content":"#, extra]);
+            }
+            call.push(b'}');
+            last.calls.push(call);
         }
     }
 

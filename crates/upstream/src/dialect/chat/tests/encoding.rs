@@ -352,3 +352,24 @@ fn calls_have_what_google_takes_for_a_signature_where_one_is_demanded() {
     }
     assert!(!encoded(ChatSettings::default(), &request).to_string().contains("extra_content"));
 }
+
+#[test]
+fn what_came_with_a_call_goes_back_with_that_call() {
+    let extra = json!({"google": {"thought_signature": "c2lnbg=="}});
+    let kept = json!({"type": "reasoning", "summary": [], "content": [], "extra_content": extra});
+    let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let answer = json!({"type": "message", "role": "assistant", "content": "a"});
+    let request = json!({"model": "m", "input": [kept, call("1"), call("2"), kept, answer, call("3")]});
+    let sent = |form: ChatForm| {
+        let chat = encoded(ChatSettings { form, ..ChatSettings::default() }, &request);
+        let messages = chat["messages"].as_array().unwrap().clone();
+        let calls = messages.iter().filter_map(|message| message["tool_calls"].as_array()).flatten();
+        calls.map(|call| call["extra_content"].clone()).collect::<Vec<_>>()
+    };
+    let placeholder = json!({"google": {"thought_signature": "skip_thought_signature_validator"}});
+    let form = ChatForm { signs_calls: true, ..ChatForm::default() };
+    assert_eq!(sent(form), [extra, placeholder.clone(), placeholder.clone()]);
+    let form = ChatForm { replaces_signatures: true, ..form };
+    assert_eq!(sent(form), [placeholder.clone(), placeholder.clone(), placeholder]);
+    assert_eq!(sent(ChatForm::default()), [Value::Null, Value::Null, Value::Null]);
+}
