@@ -202,7 +202,7 @@ pub fn id_spans(item: &[u8]) -> Vec<Range<usize>> {
 /// output of a local shell without a `call_id` has the id of its call. `kind` is the value of `type`.
 pub fn links_by_id(item: &[u8], kind: Option<&[u8]>) -> bool {
     match kind.and_then(json::string).as_deref() {
-        Some("mcp_approval_request") => true,
+        Some("mcp_approval_request" | "program" | "program_output") => true,
         Some("local_shell_call_output") => json::member(item, "call_id").is_none_or(|id| id == b"null"),
         _ => false,
     }

@@ -242,6 +242,20 @@ async fn a_request_for_approval_goes_upstream_with_the_id_that_its_answer_names(
     }
 }
 
+/// The API requires their ids.
+#[tokio::test]
+async fn a_program_and_its_output_go_upstream_with_their_ids() {
+    let (upstream, gateway) = gateway().await;
+    let program =
+        json!({"type": "program", "id": "prog_1", "call_id": "call_1", "code": "f()", "fingerprint": "x"});
+    let output = json!({"type": "program_output", "id": "po_1", "call_id": "call_1", "result": "a", "status": "completed"});
+    upstream.script(Script::new().item(program.to_string()).item(output.to_string()));
+    let first = gateway.client.created(with_input("x")).await;
+    gateway.client.created(json!({"model": "sim", "input": "y", "previous_response_id": first["id"]})).await;
+    let sent = upstream.last_request().unwrap().input();
+    assert!(sent.contains(&program) && sent.contains(&output), "{sent:?}");
+}
+
 /// Its `id` is that of the call, unless it has a `call_id` beside it.
 #[tokio::test]
 async fn the_output_of_a_local_shell_goes_upstream_with_the_id_of_its_call() {
