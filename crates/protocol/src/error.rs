@@ -130,11 +130,16 @@ impl UpstreamError {
     pub fn is_unreadable_content(&self) -> bool {
         const PHRASES: [&str; 4] =
             ["could not be verified", "could not be decrypted", "decrypt", "could not be parsed"];
-        match &self.code {
+        // LiteLLM's codes are the status.
+        match self.code.as_ref().filter(|code| code.parse::<u16>().is_err()) {
             Some(code) => code == "invalid_encrypted_content",
             None => {
                 let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-                message.contains("encrypted content") && PHRASES.iter().any(|phrase| message.contains(phrase))
+                let is_sealed = message.contains("encrypted content");
+                // The first is vLLM's, and the second xAI's.
+                message == "encrypted content is not supported."
+                    || message.contains("could not decode the compaction blob")
+                    || (is_sealed && PHRASES.iter().any(|phrase| message.contains(phrase)))
             }
         }
     }
@@ -193,6 +198,9 @@ mod tests {
                 r#"{"error":{"message":"Encrypted content is not supported with this model.","param":"include"}}"#,
                 false,
             ),
+            (r#"{"error":{"code":"400","message":"The encrypted content could not be verified."}}"#, true),
+            (r#"{"error":{"code":400,"message":"Encrypted content is not supported."}}"#, true),
+            (r#"{"error":"Could not decode the compaction blob."}"#, true),
             (r#"{"error":{"code":"odd","message":"The encrypted content could not be verified."}}"#, false),
         ] {
             assert_eq!(UpstreamError::parse(body.as_bytes()).is_unreadable_content(), expected, "{body}");
