@@ -6,6 +6,7 @@ use antiphon_store::Timestamp;
 use http::{HeaderMap, StatusCode};
 
 use super::reset;
+use crate::transport::KEY_REFUSALS;
 
 /// What an attempt says about its account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,10 @@ impl Verdict {
             // Prepaid credit is used up.
             402 => Self::OutOfQuota { until: until() },
             401 => Self::CredentialRefused,
+            400 | 403 if KEY_REFUSALS.iter().any(|words| message.starts_with(words)) => {
+                Self::CredentialRefused
+            }
+            400 | 403 if is_unpaid(error) => Self::OutOfQuota { until: until() },
             403 | 404 if is_model_error(error, model) => Self::ModelMissing,
             403 if is_credential_error(error) && !is_about_header(error) => Self::CredentialRefused,
             _ if status.is_client_error() => Self::Neutral,
@@ -121,13 +126,25 @@ impl Verdict {
     }
 }
 
-const QUOTA_CODES: [&str; 5] = [
+const QUOTA_CODES: [&str; 8] = [
     "insufficient_quota",
     "usage_limit_reached",
     "billing_hard_limit_reached",
     "quota_exceeded",
     "usage_not_included",
+    // Moonshot's, MiniMax's and DashScope's
+    "exceeded_current_quota_error",
+    "insufficient_balance_error",
+    "Arrearage",
 ];
+
+/// How Anthropic and xAI say with a 400 or 403 that the account has no credit, and DashScope by its code.
+fn is_unpaid(error: &UpstreamError) -> bool {
+    let message = error.message.as_deref().unwrap_or_default();
+    message.starts_with("Your credit balance is too low to access the Anthropic API")
+        || (message.starts_with("Your team ") && message.contains(" has either used all available credits"))
+        || error.code.as_deref() == Some("Arrearage")
+}
 
 fn is_quota_error(error: &UpstreamError) -> bool {
     let names = [&error.code, &error.kind];
@@ -274,6 +291,10 @@ mod tests {
         format!(r#"{{"error":{{"message":"m","type":"t","param":null,"code":"{code}"}}}}"#)
     }
 
+    fn typed(kind: &str) -> String {
+        format!(r#"{{"error":{{"message":"m","type":"{kind}"}}}}"#)
+    }
+
     fn worded(message: &str) -> String {
         format!(r#"{{"error":{{"message":"{message}","type":"t","param":null,"code":null}}}}"#)
     }
@@ -299,6 +320,26 @@ mod tests {
             (429, coded("insufficient_quota"), OutOfQuota { until: None }),
             (429, coded("usage_limit_reached"), OutOfQuota { until: None }),
             (402, worded("Insufficient Balance"), OutOfQuota { until: None }),
+            (429, typed("exceeded_current_quota_error"), OutOfQuota { until: None }),
+            (400, coded("Arrearage"), OutOfQuota { until: None }),
+            (
+                400,
+                worded("Your credit balance is too low to access the Anthropic API. Pay."),
+                OutOfQuota { until: None },
+            ),
+            (
+                403,
+                worded("Your team t has either used all available credits or reached its limit."),
+                OutOfQuota { until: None },
+            ),
+            (
+                400,
+                worded("The file says: Your credit balance is too low to access the Anthropic API."),
+                Neutral,
+            ),
+            (400, worded("API key not valid. Please pass a valid API key."), CredentialRefused),
+            (400, worded("Incorrect API key provided: xa***."), CredentialRefused),
+            (400, worded("The text says: Incorrect API key provided: xa***."), Neutral),
             (401, coded("invalid_api_key"), CredentialRefused),
             (401, String::new(), CredentialRefused),
             (403, coded("account_deactivated"), CredentialRefused),

@@ -114,7 +114,11 @@ impl Upstream {
         *request.uri_mut() = account.uri(Operation::Create, dialect).clone();
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let answer = self.fetch(account, request).await?;
-        has_endpoint(answer.status, &answer.body).ok_or_else(|| answer.error(account))
+        let error = answer.error(account);
+        if error.is_credential_refused() {
+            return Err(error);
+        }
+        has_endpoint(answer.status, &answer.body).ok_or(error)
     }
 }
 

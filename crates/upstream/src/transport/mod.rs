@@ -24,7 +24,7 @@ pub use self::exchange::ExchangeError;
 pub use self::redact::{Redaction, Secrets};
 pub use self::reply::{EventReader, ReadError, ReplyBody};
 use self::socket::{Handshake, IdleSockets, NotOpened, Served, Socket, SocketLost};
-pub use self::words::words_of;
+pub use self::words::{KEY_REFUSALS, words_of};
 use crate::account::{Account, Credential, NotAList};
 use crate::client::{Clients, ConnectTime, PartsBody, SendError};
 use crate::credential::seal::Sealer;
@@ -110,7 +110,13 @@ impl CatalogError {
     /// Whether the upstream has refused the account's credential. A 403 does not count: a key may be valid for turns and not
     /// for the list of models.
     pub fn is_credential_refused(&self) -> bool {
-        matches!(self, Self::Status { status: 401, .. } | Self::NoToken(NoToken::Refused(_)))
+        match self {
+            Self::Status { status: 401, .. } | Self::NoToken(NoToken::Refused(_)) => true,
+            Self::Status { status: 400 | 403, message } => {
+                KEY_REFUSALS.iter().any(|words| message.contains(words))
+            }
+            _ => false,
+        }
     }
 
     /// Whether the upstream answers, but not with a list: not every server has one.

@@ -6,6 +6,9 @@ use bytes::Bytes;
 
 use super::Secrets;
 
+/// How Gemini and xAI begin to say, with a 400, that they do not know the key.
+pub const KEY_REFUSALS: [&str; 2] =
+    ["API key not valid. Please pass a valid API key", "Incorrect API key provided"];
 /// The longest quotation, in characters.
 const MAX_CHARS: usize = 300;
 /// What stands for a secret, or a part of one.

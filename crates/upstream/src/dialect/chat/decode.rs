@@ -130,11 +130,14 @@ impl Decoder {
         let events = &mut self.events;
         events.id = events.id.take().or_else(|| text("id").map(<[u8]>::to_vec));
         events.model = events.model.take().or_else(|| text("model").map(<[u8]>::to_vec));
-        if let Some(usage) = get("usage").filter(|usage| usage.first() == Some(&b'{')) {
+        let choice = get("choices").and_then(first_choice);
+        // Moonshot has it in the choice.
+        let of_choice = choice.as_ref().and_then(|choice| choice.get("usage"));
+        if let Some(usage) = get("usage").or(of_choice).filter(|usage| usage.first() == Some(&b'{')) {
             events.usage = Some(usage.to_vec());
         }
         events.start();
-        if let Some(choice) = get("choices").and_then(first_choice).filter(|_| self.finish.is_none()) {
+        if let Some(choice) = choice.filter(|_| self.finish.is_none()) {
             self.take_choice(&choice);
         }
     }
@@ -309,7 +312,10 @@ fn texts(value: &[u8]) -> Vec<&[u8]> {
 
 fn incomplete_reason(finish_reason: &str) -> Option<&'static str> {
     match finish_reason {
-        "length" | "max_tokens" | "model_length" => Some(MAX_OUTPUT_TOKENS),
+        // The latter two are of Mistral and Z.ai.
+        "length" | "max_tokens" | "model_length" | "model_context_window_exceeded" => Some(MAX_OUTPUT_TOKENS),
+        // Z.ai's.
+        "sensitive" => Some(CONTENT_FILTER),
         // Gemini names the kind of content after it.
         reason if reason.starts_with("content_filter") => Some(CONTENT_FILTER),
         _ => None,
@@ -319,7 +325,10 @@ fn incomplete_reason(finish_reason: &str) -> Option<&'static str> {
 /// What went wrong, if the reason for the end is that something did.
 fn failure_of(finish_reason: &str) -> Option<&'static str> {
     match finish_reason {
-        "error" => Some("The upstream failed while it answered."),
+        // Of vLLM and SGLang, DeepSeek, and Z.ai.
+        "error" | "abort" | "insufficient_system_resource" | "network_error" => {
+            Some("The upstream failed while it answered.")
+        }
         // Gemini's, with nothing in the answer.
         reason if reason.starts_with("function_call_filter") => {
             Some("The upstream has rejected the tool call that the model wrote.")

@@ -12,13 +12,25 @@ use crate::dialect::unknown_error::kind_of;
 pub const CONTEXT_LENGTH: &str = "context_length_exceeded";
 
 /// Parts of messages that say that the context is too long, in lower case.
-const CONTEXT_PHRASES: [&str; 6] = [
+const CONTEXT_PHRASES: [&str; 12] = [
     "maximum context length",
     "exceeds the available context size",
     "context window",
     "context length",
     "maximum model length",
     "prompt is too long",
+    // Gemini
+    "exceeds the maximum number of tokens allowed",
+    // Moonshot
+    "exceeded model token limit",
+    // DashScope
+    "range of input length should be",
+    // xAI
+    "maximum prompt length is",
+    // GitHub Copilot
+    "prompt token count of",
+    // Bedrock
+    "input is too long for requested model",
 ];
 
 /// How many errors of a list are told.
@@ -49,12 +61,11 @@ pub fn translate(status: StatusCode, body: &[u8]) -> Option<Bytes> {
         return None;
     }
     let kind = match kind_of(status) {
-        ErrorKind::RateLimit if error.code == "insufficient_quota" || error.kind == "insufficient_quota" => {
-            ErrorKind::InsufficientQuota
-        }
+        ErrorKind::RateLimit if error.is_quota() => ErrorKind::InsufficientQuota,
         kind => kind,
     };
-    let (code, param, message) = if status == StatusCode::BAD_REQUEST && error.is_context_length() {
+    let may_be_context = matches!(status.as_u16(), 400 | 413 | 422);
+    let (code, param, message) = if may_be_context && error.is_context_length() {
         (Some(CONTEXT_LENGTH.to_owned()), Some("input".to_owned()), error.message)
     } else if let Some(call_id) = open_call(&error.message).filter(|_| status == StatusCode::BAD_REQUEST) {
         (None, Some("input".to_owned()), format!("No tool output found for function call {call_id}."))
@@ -125,7 +136,7 @@ pub fn of_stream(error: &[u8]) -> (&'static str, String) {
     let parts = Parts::parse(error);
     let names = [parts.code.as_str(), parts.kind.as_str()];
     let has = |wanted: &[&str]| names.iter().any(|name| wanted.contains(name));
-    let code = if has(&["insufficient_quota", "402"]) {
+    let code = if parts.is_quota() || has(&["402"]) {
         "insufficient_quota"
     } else if has(&["rate_limit_exceeded", "rate_limit_error", "429"]) {
         "rate_limit_exceeded"
@@ -156,6 +167,12 @@ impl Parts {
             param: text("param"),
             message: words(error, 0).unwrap_or_default(),
         }
+    }
+
+    fn is_quota(&self) -> bool {
+        // The latter two are Moonshot's and MiniMax's.
+        let names = ["insufficient_quota", "exceeded_current_quota_error", "insufficient_balance_error"];
+        names.contains(&self.code.as_str()) || names.contains(&self.kind.as_str())
     }
 
     fn is_context_length(&self) -> bool {
@@ -295,6 +312,7 @@ mod tests {
             (json!({"code": 429, "message": "slow"}), "rate_limit_exceeded"),
             (json!({"type": "insufficient_quota", "message": "no"}), "insufficient_quota"),
             (json!({"code": 400, "message": "maximum context length"}), "context_length_exceeded"),
+            (json!({"message": "m", "type": "exceeded_current_quota_error"}), "insufficient_quota"),
             (json!({"type": "BadRequestError", "message": "no"}), "invalid_prompt"),
             (json!({"code": 502, "message": "bad"}), "server_error"),
             (json!("text"), "server_error"),

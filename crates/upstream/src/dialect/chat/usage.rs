@@ -17,9 +17,9 @@ pub fn from_chat(usage: Option<&[u8]>, request_bytes: usize, output_bytes: usize
         let details = json::member(usage, of);
         details.and_then(|details| json::member(details, name)).and_then(number).unwrap_or(0)
     };
-    // DeepSeek names its cache hits beside the other counts.
-    let cached =
-        detail("prompt_tokens_details", "cached_tokens").max(count("prompt_cache_hit_tokens").unwrap_or(0));
+    // DeepSeek and Moonshot name their cache hits beside the other counts.
+    let beside = count("prompt_cache_hit_tokens").or_else(|| count("cached_tokens")).unwrap_or(0);
+    let cached = detail("prompt_tokens_details", "cached_tokens").max(beside);
     let reasoning = detail("completion_tokens_details", "reasoning_tokens");
     let (input, output, total) = (count("prompt_tokens"), count("completion_tokens"), count("total_tokens"));
     let uncounted = match (input, output, total) {

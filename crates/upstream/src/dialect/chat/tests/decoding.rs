@@ -286,6 +286,8 @@ fn the_finish_reason_decides_the_status() {
         ("length", "incomplete", json!({"reason": "max_output_tokens"})),
         ("model_length", "incomplete", json!({"reason": "max_output_tokens"})),
         ("content_filter", "incomplete", json!({"reason": "content_filter"})),
+        ("model_context_window_exceeded", "incomplete", json!({"reason": "max_output_tokens"})),
+        ("sensitive", "incomplete", json!({"reason": "content_filter"})),
         ("content_filter: SAFETY", "incomplete", json!({"reason": "content_filter"})),
     ] {
         let events = decoded_as(ChatSettings::default(), &request(), vec![json!({"content": "a"})], reason);
@@ -301,7 +303,7 @@ fn the_finish_reason_decides_the_status() {
 
 #[test]
 fn an_answer_whose_end_is_an_error_has_failed() {
-    for reason in ["error", "function_call_filter: MALFORMED_FUNCTION_CALL"] {
+    for reason in ["error", "abort", "network_error", "function_call_filter: MALFORMED_FUNCTION_CALL"] {
         for delta in [json!({"content": "a"}), json!({"role": "assistant"})] {
             let stream = sse(&[chunk(delta), finish(reason)]);
             let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
@@ -323,6 +325,18 @@ fn reasoning_that_is_in_the_total_alone_is_output() {
         assert_eq!((&usage["output_tokens"], &usage["total_tokens"]), (&json!(1016), &json!(1036)));
         assert_eq!(usage["output_tokens_details"]["reasoning_tokens"], reasoning);
     }
+}
+
+#[test]
+fn usage_may_be_in_the_choice() {
+    let mut end = finish("stop");
+    end["choices"][0]["usage"] = json!({"prompt_tokens": 9, "completion_tokens": 3, "cached_tokens": 4});
+    let stream = sse(&[chunk(json!({"content": "a"})), end]);
+    let events = events_of(decoder(ChatSettings::default(), &request()), [stream.as_bytes()]);
+    let usage = &events.last().unwrap()["response"]["usage"];
+    let counts =
+        [&usage["input_tokens"], &usage["output_tokens"], &usage["input_tokens_details"]["cached_tokens"]];
+    assert_eq!(counts, [9, 3, 4]);
 }
 
 #[test]
