@@ -2,8 +2,9 @@
 //!
 //! Callers queue an [`Operation`] and wait. A writer drains the queue into a batch, has its engine commit it, and only then
 //! replies to each caller. An engine that can commit several batches at once has several writers. A caller that goes away, or
-//! reaches its deadline, leaves its operation in the queue: it is still written, but nobody hears of it. Only statements, posts and
-//! large operations are not, unless they are being written by then: their caller was told of a failure, and may have tried again.
+//! reaches its deadline, leaves its operation in the queue: it is still written, but nobody hears of it. Only statements, posts, turns of
+//! conversations and large operations are not, unless they are being written by then: their caller was told of a failure, and may
+//! have tried again.
 //! A large one is dropped at once, however long the writers are busy with another.
 //!
 //! An operation with very many rows takes long and shares no commit. Such operations are written one at a time, of one project

@@ -92,6 +92,15 @@ impl Operation {
         matches!(self, Self::Log(..) | Self::Settle(_) | Self::ExecuteSoon(_))
     }
 
+    /// Whether it may be there twice if it is written although its caller was told of a failure.
+    pub(super) fn is_void_unheard(&self) -> bool {
+        match self {
+            Self::Execute(_) | Self::Post(_) => true,
+            Self::Record(record) => record.append.is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether turns can't be served without it, be they in conversations or not.
     pub(super) fn is_vital(&self) -> bool {
         match self {

@@ -8,7 +8,9 @@ use futures_util::FutureExt;
 
 use super::writer::BATCH_OPERATIONS;
 use super::*;
-use crate::{Append, AppendedItem, ItemLocation, Reservation, Settlement, Status, StoredTurn};
+use crate::{
+    Append, AppendedItem, ItemLocation, Record, Reservation, Settlement, Status, StoredResponse, StoredTurn,
+};
 
 /// Notes the batches that it gets, and runs the test's script on each.
 struct Scripted<F> {
@@ -182,6 +184,23 @@ async fn statements_whose_caller_is_gone_by_their_turn_are_not_run() {
 }
 
 #[tokio::test]
+async fn a_turn_of_a_conversation_whose_caller_was_told_of_a_failure_is_not_written() {
+    for (append, committed) in [(None, 2), (Some(append_of(2)), 1)] {
+        let (group, commits) = start(LONG, |_| Ok(()));
+        // The engine is busy when it comes.
+        let busy = tokio::spawn({
+            let group = Arc::clone(&group);
+            async move { group.write(Operation::Execute(Vec::new())).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(group.write(record(append)).now_or_never().is_none());
+        busy.await.unwrap().unwrap();
+        group.close().await;
+        assert_eq!(commits.lock().unwrap().iter().sum::<usize>(), committed);
+    }
+}
+
+#[tokio::test]
 async fn a_writer_that_panics_fails_every_caller_at_once() {
     let (group, _) = start(LONG, |_| panic!("the engine is broken"));
     for _ in 0..2 {
@@ -346,34 +365,34 @@ fn post(items: usize) -> Operation {
     post_of("p", items)
 }
 
-fn post_of(project: &str, items: usize) -> Operation {
+fn append_of(items: usize) -> Append {
     let (now, turn) = (Timestamp::from_unix_ms(0), ResponseId::mint(1, &[0; 10]));
     let id = ItemId::derived("msg_", turn, 0);
     let location = ItemLocation { turn, position: 0 };
     let item = AppendedItem { id: id.clone(), otherwise: id, location };
-    let append = Append {
+    Append {
         conversation: ConversationId::mint(1, &[0; 10]),
         holder: None,
         now,
         version: 0,
         first_position: 0,
         items: vec![item; items],
-    };
-    let project = ProjectId::new(project);
+    }
+}
+
+fn post_of(project: &str, items: usize) -> Operation {
     Operation::Post(Box::new(Post {
-        project,
-        created_at: now,
+        project: ProjectId::new(project),
+        created_at: Timestamp::from_unix_ms(0),
         begins: None,
         turns: Vec::new(),
         deletes: None,
-        append,
+        append: append_of(items),
     }))
 }
 
-/// A large one.
-fn post_with(input: Bytes) -> Operation {
-    let Operation::Post(mut post) = post(100_000) else { unreachable!() };
-    post.turns.push(StoredTurn {
+fn turn(input: Bytes) -> StoredTurn {
+    StoredTurn {
         id: ResponseId::mint(1, &[0; 10]),
         parent: None,
         depth: 1,
@@ -387,7 +406,26 @@ fn post_with(input: Bytes) -> Operation {
         referenced: Vec::new(),
         output: Bytes::new(),
         deletes: None,
-    });
+    }
+}
+
+fn record(append: Option<Append>) -> Operation {
+    let created_at = Timestamp::from_unix_ms(0);
+    Operation::Record(Box::new(Record {
+        project: ProjectId::new("p"),
+        response: StoredResponse { turn: turn(Bytes::new()), created_at, body: Bytes::new() },
+        items: Vec::new(),
+        log: row(1),
+        settlement: None,
+        append,
+        needs_parent: false,
+    }))
+}
+
+/// A large one.
+fn post_with(input: Bytes) -> Operation {
+    let Operation::Post(mut post) = post(100_000) else { unreachable!() };
+    post.turns.push(turn(input));
     Operation::Post(post)
 }
 

@@ -261,8 +261,7 @@ impl Shared {
         match queued {
             Queued::Operation(operation, answer) => {
                 // Its caller has reported a failure, and may have tried again.
-                let is_void =
-                    answer.is_closed() && matches!(operation, Operation::Execute(_) | Operation::Post(_));
+                let is_void = answer.is_closed() && operation.is_void_unheard();
                 if !is_void {
                     batch.push(operation, Some(answer));
                 }
