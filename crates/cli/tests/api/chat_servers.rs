@@ -110,11 +110,12 @@ async fn a_chain_with_reasoning_and_parallel_calls_works_with_every_server_over_
         let sent = upstream.last_request().unwrap().json()["messages"].clone();
         let reasoning = (server != ChatServer::Mistral).then_some("hm");
         let calls = sent[1]["tool_calls"].as_array().unwrap();
-        assert_eq!(
-            calls.iter().map(|call| call["id"].as_str().unwrap()).collect::<Vec<_>>(),
-            ids,
-            "{server:?}"
-        );
+        let sent_ids: Vec<&str> = calls.iter().map(|call| call["id"].as_str().unwrap()).collect();
+        if server == ChatServer::Mistral {
+            assert!(sent_ids.iter().all(|id| id.len() == 9) && sent_ids[0] != sent_ids[1]);
+        } else {
+            assert_eq!(sent_ids, ids, "{server:?}");
+        }
         assert_eq!(
             json!([
                 sent[1]["content"],
@@ -122,14 +123,14 @@ async fn a_chain_with_reasoning_and_parallel_calls_works_with_every_server_over_
                 sent[2]["tool_call_id"],
                 sent[3]["content"]
             ]),
-            json!(["wait a little", reasoning, ids[0], "{\"a\":2}"]),
+            json!(["wait a little", reasoning, sent_ids[0], "{\"a\":2}"]),
             "{server:?}"
         );
 
         // What the server refuses is sent in another form, once.
         let refused = match server {
             ChatServer::Gemini => 1,
-            ChatServer::Mistral => 2,
+            ChatServer::Mistral => 3,
             _ => 0,
         };
         assert_eq!(upstream.counts().requests, 2 + refused, "{server:?}");
@@ -169,6 +170,29 @@ async fn calls_that_came_without_reasoning_go_back_to_a_server_that_demands_it()
         .map(|message| &message["reasoning_content"])
         .collect();
     assert_eq!(reasoning, [" ", " ", "hm"]);
+}
+
+#[tokio::test]
+async fn calls_from_elsewhere_get_ids_that_the_server_takes_and_its_own_keep_theirs() {
+    let (upstream, gateway) = over(ChatServer::Mistral).await;
+    let (foreign, own) = ("call_PTLP8xhu3uwZk4l3nlnrrJha", "a1B2c3D4e");
+    let call = json!({"type": "function_call", "call_id": foreign, "name": "f", "arguments": "{}"});
+    let output = json!({"type": "function_call_output", "call_id": foreign, "output": "x"});
+    upstream.script(Script::new().tool_call_as(own, "f", "{}"));
+    let first = gateway.client.created(request(json!([call, output]))).await;
+    assert_eq!(first["output"][0]["call_id"], own);
+    assert_eq!(upstream.counts().requests, 2);
+    gateway.client.created(after(&first, outputs(&first))).await;
+    assert_eq!(upstream.counts().requests, 3);
+    let sent = upstream.last_request().unwrap().json()["messages"].clone();
+    assert_eq!(json!([sent[2]["tool_calls"][0]["id"], sent[3]["tool_call_id"]]), json!([own, own]));
+    assert_eq!(sent[0]["tool_calls"][0]["id"], sent[1]["tool_call_id"]);
+    let stored = gateway
+        .client
+        .get(&format!("/v1/responses/{}/input_items", first["id"].as_str().unwrap()))
+        .await
+        .ok();
+    assert!(stored["data"].as_array().unwrap().iter().all(|item| item["call_id"] == foreign), "{stored}");
 }
 
 #[tokio::test]

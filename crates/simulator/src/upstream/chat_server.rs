@@ -205,7 +205,19 @@ impl ChatServer {
                 if request.raw("stream_options").is_some() {
                     extra.push(json!(["body", "stream_options", "include_usage"]));
                 }
-                if extra.is_empty() { Ok(()) } else { Err(Refusal::extra_members(&extra)) }
+                if !extra.is_empty() {
+                    return Err(Refusal::extra_members(&extra));
+                }
+                let mut ids =
+                    calls().flat_map(|message| message["tool_calls"].as_array().into_iter().flatten());
+                let is_foreign =
+                    |id: &str| id.len() != 9 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                match ids.find_map(|call| call["id"].as_str().filter(|id| is_foreign(id))) {
+                    Some(id) => Err(Refusal::invalid(format!(
+                        "Tool call id was {id} but must be a-z, A-Z, 0-9, with a length of 9."
+                    ))),
+                    None => Ok(()),
+                }
             }
             _ => Ok(()),
         }

@@ -175,6 +175,7 @@ mod tests {
             omits_stream_options: false,
             signs_calls: false,
             replaces_signatures: false,
+            short_call_ids: false,
         },
     };
     const CHAT: Dialect = Dialect::Chat(SETTINGS);

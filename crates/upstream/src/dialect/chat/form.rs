@@ -13,6 +13,8 @@ pub struct ChatForm {
     pub signs_calls: bool,
     /// Whether the signatures that came with calls are replaced, too.
     pub replaces_signatures: bool,
+    /// Whether ids of calls have nine letters and digits.
+    pub short_call_ids: bool,
 }
 
 /// Which messages have the reasoning of earlier turns.
@@ -59,6 +61,8 @@ impl ChatForm {
             (Self { signs_calls: true, ..*self }, "signature_missing")
         } else if self.signs_calls && says(names_signature) {
             (Self { replaces_signatures: true, ..*self }, "signature_refused")
+        } else if says(demands_short_ids) {
+            (Self { short_call_ids: true, ..*self }, "call_ids_refused")
         } else {
             return None;
         };
@@ -95,6 +99,11 @@ fn demands_signatures(text: &str) -> bool {
 fn names_signature(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     text.contains("thought_signature") || text.contains("thought signature")
+}
+
+fn demands_short_ids(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("tool call id") && text.contains("length of 9")
 }
 
 fn names_stream_options(text: &str) -> bool {
@@ -199,5 +208,10 @@ mod tests {
             assert_eq!((name, form.lasting()), (Some("signature_refused"), signing));
             assert_eq!(adapted(form, corrupted), (form, None));
         }
+        let message = "Tool call id was call_PTLP8 but must be a-z, A-Z, 0-9, with a length of 9.";
+        let (form, name) = adapted(ChatForm::default(), message);
+        assert_eq!(name, Some("call_ids_refused"));
+        assert_eq!(form, ChatForm { short_call_ids: true, ..ChatForm::default() });
+        assert_eq!(adapted(form, message), (form, None));
     }
 }

@@ -10,6 +10,7 @@ use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::json::{self, Object};
 
 use super::content::Content;
+use super::short_id::short_id;
 use super::stand_in::{self, ChatNames, Past};
 use super::{ChatSettings, PastReasoning, inner, put};
 
@@ -193,10 +194,11 @@ impl<'s> Messages<'s> {
             self.push_assistant();
         }
         self.calls.insert(key(id), CallPlace { message: self.all.len() - 1, output: None });
+        let id = self.sent_id(id);
         if let Some(Message::Assistant(last)) = self.all.last_mut() {
             let arguments = if self.settings.is_openai { arguments.into() } else { as_object(arguments) };
             let function = [br#""function":{"name":"#, name, br#","arguments":"#, &arguments, b"}"].concat();
-            let mut call = [br#"{"id":"#, id, br#","type":"function","#, &function[..]].concat();
+            let mut call = [br#"{"id":"#, &id[..], br#","type":"function","#, &function[..]].concat();
             let form = self.settings.form;
             if form.signs_calls {
                 let extra = extra.filter(|_| !form.replaces_signatures).unwrap_or(SIGNATURE);
@@ -209,6 +211,7 @@ impl<'s> Messages<'s> {
 
     /// Adds the output of a call. Servers take one of each: the latest, as some clients send earlier ones again.
     fn add_output(&mut self, kind: &str, id: &[u8], output: &[u8]) -> Result<(), ApiError> {
+        let sent_id = self.sent_id(id);
         let Some(place) = self.calls.get_mut(&key(id)) else { return Err(orphaned(kind, id)) };
         let Some(Message::Assistant(caller)) = self.all.get_mut(place.message) else {
             return Err(orphaned(kind, id));
@@ -218,7 +221,8 @@ impl<'s> Messages<'s> {
             Some(b'[') if kind != "shell_call_output" => Content::parse(output)?,
             _ => Content { text: super::escaped(&String::from_utf8_lossy(output)), ..Content::default() },
         };
-        let message = [br#"{"role":"tool","tool_call_id":"#, id, br#","content":""#, &content.text, b"\"}"];
+        let message =
+            [br#"{"role":"tool","tool_call_id":"#, &sent_id[..], br#","content":""#, &content.text, b"\"}"];
         let output = ToolOutput { message: message.concat(), attachments: content.attachments };
         match place.output {
             Some(earlier) => caller.outputs[earlier] = output,
@@ -228,6 +232,14 @@ impl<'s> Messages<'s> {
             }
         }
         Ok(())
+    }
+
+    /// The id of a call as the server gets it, a JSON string.
+    fn sent_id<'i>(&self, id: &'i [u8]) -> Cow<'i, [u8]> {
+        match self.settings.form.short_call_ids {
+            true => Cow::Owned([b"\"", &short_id(&key(id))[..], b"\""].concat()),
+            false => Cow::Borrowed(id),
+        }
     }
 
     fn push_assistant(&mut self) -> &mut Assistant {

@@ -11,6 +11,7 @@ mod event;
 mod failure;
 mod form;
 mod messages;
+mod short_id;
 mod stand_in;
 #[cfg(test)]
 mod tests;
