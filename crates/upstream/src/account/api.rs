@@ -176,6 +176,9 @@ mod tests {
             signs_calls: false,
             replaces_signatures: false,
             short_call_ids: false,
+            answers_outputs: false,
+            limits_completion: false,
+            omits_effort: false,
         },
     };
     const CHAT: Dialect = Dialect::Chat(SETTINGS);

@@ -127,11 +127,11 @@ fn write_parameters(request: &Object<'_>, settings: &ChatSettings, out: &mut Vec
         }
     }
     if let Some(max) = get("max_output_tokens") {
-        write(if settings.is_openai { "max_completion_tokens" } else { "max_tokens" }, max);
+        let is_of_completion = settings.is_openai || settings.form.limits_completion;
+        write(if is_of_completion { "max_completion_tokens" } else { "max_tokens" }, max);
     }
-    if let Some(effort) =
-        get("reasoning").and_then(|value| json::member(value, "effort")).filter(|value| *value != b"null")
-    {
+    let effort = get("reasoning").and_then(|reasoning| json::member(reasoning, "effort"));
+    if let Some(effort) = effort.filter(|effort| *effort != b"null" && !settings.form.omits_effort) {
         write("reasoning_effort", effort);
     }
     if let Some(text) = get("text") {

@@ -15,6 +15,12 @@ pub struct ChatForm {
     pub replaces_signatures: bool,
     /// Whether ids of calls have nine letters and digits.
     pub short_call_ids: bool,
+    /// Whether an answer stands between the outputs of calls and what the user says next.
+    pub answers_outputs: bool,
+    /// Whether the limit of the output is `max_completion_tokens`.
+    pub limits_completion: bool,
+    /// Whether `reasoning_effort` is left out.
+    pub omits_effort: bool,
 }
 
 /// Which messages have the reasoning of earlier turns.
@@ -63,6 +69,12 @@ impl ChatForm {
             (Self { replaces_signatures: true, ..*self }, "signature_refused")
         } else if says(demands_short_ids) {
             (Self { short_call_ids: true, ..*self }, "call_ids_refused")
+        } else if says(refuses_user_after_output) {
+            (Self { answers_outputs: true, ..*self }, "answer_missing")
+        } else if says(demands_max_completion_tokens) {
+            (Self { limits_completion: true, ..*self }, "max_tokens_refused")
+        } else if says(refuses_effort) {
+            (Self { omits_effort: true, ..*self }, "effort_refused")
         } else {
             return None;
         };
@@ -106,6 +118,25 @@ fn demands_short_ids(text: &str) -> bool {
     text.contains("tool call id") && text.contains("length of 9")
 }
 
+fn refuses_user_after_output(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("unexpected role 'user' after role 'tool'")
+}
+
+fn demands_max_completion_tokens(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("use 'max_completion_tokens' instead")
+}
+
+/// Not whether it refuses one value of it: that is the client's mistake.
+fn refuses_effort(text: &str) -> bool {
+    const PHRASES: [&str; 3] = [
+        "does not support parameter reasoningeffort",
+        "unsupported parameter: 'reasoning_effort'",
+        "'reasoning_effort' is unsupported",
+    ];
+    let text = text.to_ascii_lowercase();
+    PHRASES.iter().any(|phrase| text.contains(phrase))
+}
+
 fn names_stream_options(text: &str) -> bool {
     const NAME: &str = "stream_options";
     text.match_indices(NAME).any(|(start, _)| ends_name(&text[start + NAME.len()..]))
@@ -142,7 +173,7 @@ mod tests {
             ("body.messages.1.assistant.reasoning: Extra inputs are not permitted", true),
             ("Unknown parameter: `reasoning`", true),
             ("messages[3].reasoning: reasoning is not supported with this model", true),
-            ("'reasoning_effort' is unsupported", false),
+            ("reasoning_effort: Input should be 'low' or 'high'", false),
             ("The model's reasoning is longer than its context.", false),
         ] {
             let (form, name) = adapted(ChatForm::default(), message);
@@ -213,5 +244,37 @@ mod tests {
         assert_eq!(name, Some("call_ids_refused"));
         assert_eq!(form, ChatForm { short_call_ids: true, ..ChatForm::default() });
         assert_eq!(adapted(form, message), (form, None));
+        let usual = ChatForm::default();
+        for (message, expected, name) in [
+            // Mistral
+            (
+                "Unexpected role 'user' after role 'tool'",
+                ChatForm { answers_outputs: true, ..usual },
+                "answer_missing",
+            ),
+            // OpenAI, under whatever name
+            (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+                ChatForm { limits_completion: true, ..usual },
+                "max_tokens_refused",
+            ),
+            // xAI
+            (
+                "Model grok-4 does not support parameter reasoningEffort.",
+                ChatForm { omits_effort: true, ..usual },
+                "effort_refused",
+            ),
+            // Groq
+            (
+                "property 'reasoning_effort' is unsupported",
+                ChatForm { omits_effort: true, ..usual },
+                "effort_refused",
+            ),
+        ] {
+            assert_eq!(adapted(usual, message), (expected, Some(name)));
+            assert_eq!(adapted(expected, message), (expected, None));
+        }
+        let value = "Unsupported value: 'reasoning_effort' does not support 'odd' with this model.";
+        assert_eq!(adapted(usual, value), (usual, None));
     }
 }

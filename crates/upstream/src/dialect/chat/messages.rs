@@ -17,6 +17,9 @@ use super::{ChatSettings, PastReasoning, inner, put};
 /// What Google takes in place of the signature of a thought for a call that comes from elsewhere.
 const SIGNATURE: &[u8] = br#"{"google":{"thought_signature":"skip_thought_signature_validator"}}"#;
 
+/// What stands between the outputs of calls and what the user says next, for servers that demand an answer there.
+const ANSWER: &[u8] = br#"{"role":"assistant","content":"OK."}"#;
+
 /// The messages so far.
 pub struct Messages<'s> {
     settings: &'s ChatSettings,
@@ -93,10 +96,20 @@ impl<'s> Messages<'s> {
         if !self.system.is_empty() {
             put(out, &[br#"{"role":"system","content":""#, &self.system, b"\"}"]);
         }
+        let mut is_unanswered = false;
         for message in &self.all {
             match message {
-                Message::Plain(message) => separated(out, message),
-                Message::Assistant(assistant) => assistant.write(self.settings, out),
+                Message::Plain(message) => {
+                    if is_unanswered && message.starts_with(br#"{"role":"user""#) {
+                        separated(out, ANSWER);
+                    }
+                    separated(out, message);
+                    is_unanswered = false;
+                }
+                Message::Assistant(assistant) => {
+                    assistant.write(self.settings, out);
+                    is_unanswered = self.settings.form.answers_outputs && assistant.ends_with_output();
+                }
             }
         }
         out.push(b']');
@@ -272,6 +285,10 @@ impl Assistant {
     }
 
     /// Writes the messages; none for reasoning alone.
+    fn ends_with_output(&self) -> bool {
+        self.outputs.last().is_some() && self.outputs.iter().all(|output| output.attachments.is_empty())
+    }
+
     fn write(&self, settings: &ChatSettings, out: &mut Vec<u8>) {
         if self.is_only_reasoning() {
             return;
@@ -299,6 +316,9 @@ impl Assistant {
         self.outputs.iter().for_each(|output| separated(out, &output.message));
         let attachments: Vec<&Vec<u8>> = self.outputs.iter().flat_map(|output| &output.attachments).collect();
         if !attachments.is_empty() {
+            if settings.form.answers_outputs {
+                separated(out, ANSWER);
+            }
             let parts = antiphon_protocol::response::array(attachments);
             separated(out, &[br#"{"role":"user","content":"#, &parts[..], b"}"].concat());
         }

@@ -354,6 +354,40 @@ fn calls_have_what_google_takes_for_a_signature_where_one_is_demanded() {
 }
 
 #[test]
+fn an_answer_stands_between_an_output_and_the_user_where_one_is_demanded() {
+    let image = json!({"type": "input_image", "image_url": "data:image/png;base64,eA=="});
+    let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let output =
+        |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
+    let user = json!({"role": "user", "content": "x"});
+    let input =
+        json!([user, call("1"), output("1", json!("a")), user, call("2"), output("2", json!([image]))]);
+    let roles = |form: ChatForm| {
+        let request =
+            json!({"model": "m", "input": input, "max_output_tokens": 9, "reasoning": {"effort": "low"}});
+        let chat = encoded(ChatSettings { form, ..ChatSettings::default() }, &request);
+        let roles = chat["messages"].as_array().unwrap().iter();
+        (
+            roles.map(|message| message["role"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" "),
+            chat,
+        )
+    };
+    let (usual, chat) = roles(ChatForm::default());
+    assert_eq!(usual, "user assistant tool user assistant tool user");
+    assert_eq!((&chat["max_tokens"], &chat["reasoning_effort"]), (&json!(9), &json!("low")));
+    let form = ChatForm {
+        answers_outputs: true,
+        limits_completion: true,
+        omits_effort: true,
+        ..ChatForm::default()
+    };
+    let (answered, chat) = roles(form);
+    assert_eq!(answered, "user assistant tool assistant user assistant tool assistant user");
+    assert_eq!((&chat["max_completion_tokens"], &chat["max_tokens"]), (&json!(9), &Value::Null));
+    assert!(chat.get("reasoning_effort").is_none());
+}
+
+#[test]
 fn what_came_with_a_call_goes_back_with_that_call() {
     let extra = json!({"google": {"thought_signature": "c2lnbg=="}});
     let kept = json!({"type": "reasoning", "summary": [], "content": [], "extra_content": extra});
