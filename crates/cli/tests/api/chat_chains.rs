@@ -136,6 +136,37 @@ async fn a_compaction_in_the_middle_of_a_mixed_chain_is_for_the_account_that_can
     assert_eq!((&input[0]["type"], input.len()), (&json!("compaction"), 5));
 }
 
+/// Codex sends its tools in an item of the first turn, and none beside the input.
+#[tokio::test]
+async fn tools_that_an_item_added_are_there_in_later_turns_of_a_chain_as_well() {
+    let (upstream, gateway) = over_chat().await;
+    let tools = json!([{"type": "namespace", "name": "functions", "description": "d", "tools": [{"type": "custom", "name": "exec"}]}]);
+    let input = json!([
+        {"type": "additional_tools", "role": "developer", "tools": tools},
+        {"role": "user", "content": "a"},
+    ]);
+    upstream.script(Script::new().tool_call_as("c", "functions__exec", r#"{"input":"1+1"}"#));
+    let reply = gateway.client.create(&json!({"model": "sim", "input": input})).await;
+    assert_eq!(reply.header("x-antiphon-omitted"), None);
+    let first = reply.ok();
+    let call = &first["output"][0];
+    assert_eq!(
+        json!([call["type"], call["namespace"], call["name"], call["input"]]),
+        json!(["custom_tool_call", "functions", "exec", "1+1"])
+    );
+
+    let output = json!([{"type": "custom_tool_call_output", "call_id": "c", "output": "2"}]);
+    let request = json!({"model": "sim", "input": output, "previous_response_id": first["id"]});
+    assert_eq!(gateway.client.create(&request).await.header("x-antiphon-omitted"), None);
+    let sent = upstream.last_request().unwrap().json();
+    assert_eq!(sent["tools"][0]["function"]["name"], "functions__exec");
+    assert_eq!(sent["messages"][1]["tool_calls"][0]["function"]["name"], "functions__exec");
+    assert_eq!(
+        (&sent["messages"][0]["content"], &sent["messages"][2]["content"]),
+        (&json!("a"), &json!("2"))
+    );
+}
+
 #[tokio::test]
 async fn a_socket_continues_chains_that_are_stored_and_those_that_are_not() {
     let (upstream, gateway) = over_chat().await;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::echo::Echo;
 use super::messages::Messages;
+use super::offers::offers;
 use super::tools::Tools;
 use super::{ChatSettings, put, unsupported};
 use crate::dialect::{Encoded, ReplyFormat, TurnFacts};
@@ -86,12 +87,14 @@ pub fn encode(
         let message = "The upstream has no stored prompts: send 'instructions' and 'input' instead.";
         return Err(unsupported("prompt", message.to_owned()));
     }
-    let tools = Tools::parse(get("tools"), get("tool_choice"), settings)?;
+    let items = create.upstream_items(input).concat();
+    let history_end = 1 + input.history.iter().map(Bytes::len).sum::<usize>();
+    let tools = Tools::parse(&offers(get("tools"), &items, history_end), get("tool_choice"), settings)?;
     let mut messages = Messages::new(settings, &tools.chat_names);
     if let Some(instructions) = get("instructions") {
         messages.add_instructions(instructions)?;
     }
-    messages.add_items(&create.upstream_items(input).concat())?;
+    messages.add_items(&items)?;
 
     let mut out = br#"{"model":"#.to_vec();
     json::write_string(&mut out, changes.model.unwrap_or(&create.model));

@@ -10,6 +10,7 @@ use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::json::{self, Object};
 
 use super::content::Content;
+use super::offers::ADDITIONAL_TOOLS;
 use super::short_id::short_id;
 use super::stand_in::{self, ChatNames, Past};
 use super::{ChatSettings, PastReasoning, inner, put};
@@ -148,6 +149,8 @@ impl<'s> Messages<'s> {
                 "input",
                 "The upstream's chat completions can't compact a context.".to_owned(),
             )),
+            // The model gets its tools with the request's own.
+            ADDITIONAL_TOOLS => Ok(()),
             kind if !is_past_metadata(kind) => {
                 self.unknown.push(kind.to_owned());
                 Ok(())

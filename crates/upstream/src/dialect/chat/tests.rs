@@ -1,5 +1,6 @@
 //! The dialect as a turn uses it: requests go in and chats come out, chunks go in and events come out.
 
+mod additional_tools;
 mod decoding;
 mod encoding;
 mod namespaces;
@@ -22,6 +23,11 @@ use super::*;
 use crate::dialect::{Decoder, Dialect, Encoded, Piece};
 
 fn try_encode(settings: ChatSettings, request: &Value) -> Result<Encoded, ApiError> {
+    try_encode_after(&[], settings, request)
+}
+
+/// A turn that continues a chain with these items.
+fn try_encode_after(history: &[Value], settings: ChatSettings, request: &Value) -> Result<Encoded, ApiError> {
     let body = Bytes::from(request.to_string());
     let create = CreateRequest::parse(Operation::Create, body).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -30,7 +36,10 @@ fn try_encode(settings: ChatSettings, request: &Value) -> Result<Encoded, ApiErr
         started_at: Timestamp::from_unix_ms(5_000),
         clock: &clock,
     };
-    Dialect::Chat(settings).encode(&create, &UpstreamInput::default(), Changes::default(), &facts)
+    let history = history.iter().map(Value::to_string).collect::<Vec<_>>().join(",");
+    let history = if history.is_empty() { Vec::new() } else { vec![Bytes::from(history)] };
+    let input = UpstreamInput { history, resolved: None };
+    Dialect::Chat(settings).encode(&create, &input, Changes::default(), &facts)
 }
 
 fn encoded(settings: ChatSettings, request: &Value) -> Value {

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::json::{self, Object};
 
+use super::offers::Offer;
 use super::stand_in::{ChatNames, InNamespace, StandIn, flat_name};
 use super::{ChatSettings, UnsupportedTools, escaped, put, unsupported};
 
@@ -24,8 +25,8 @@ pub struct Tools {
     /// The value of `tool_choice`, if there is one.
     choice: Option<Vec<u8>>,
     pub stand_ins: StandIns,
-    /// The types of the tools that were left out, and where they stood.
-    omitted: Vec<(usize, String)>,
+    /// The types of the tools that were left out, and where they stood in the request's `tools`, if they did.
+    omitted: Vec<(Option<usize>, String)>,
 }
 
 #[derive(Debug)]
@@ -39,16 +40,15 @@ struct Function {
 
 impl Tools {
     pub fn parse(
-        tools: Option<&[u8]>,
+        offers: &[Offer<'_>],
         choice: Option<&[u8]>,
         settings: &ChatSettings,
     ) -> Result<Self, ApiError> {
-        let mut this = Self::default();
-        let tools = tools.filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
-        this.names = names_outside_namespaces(tools);
-        for (index, tool) in json::elements(tools).map_while(Result::ok).enumerate() {
-            let Ok(tool) = Object::scan(&tools[tool]) else { continue };
-            this.add(index, &tool, settings)?;
+        let outside_namespaces = offers.iter().filter(|offer| offer.namespace.is_none());
+        let names = outside_namespaces.filter_map(|offer| Some((offer.name()?.into_owned(), 1))).collect();
+        let mut this = Self { names, ..Self::default() };
+        for offer in offers {
+            this.add(offer, settings)?;
         }
         if let Some(choice) = choice {
             this.choose(choice)?;
@@ -80,22 +80,21 @@ impl Tools {
         self.omitted.iter().map(|(_, kind)| kind.as_str())
     }
 
-    fn add(&mut self, index: usize, tool: &Object<'_>, settings: &ChatSettings) -> Result<(), ApiError> {
-        let kind = tool.get("type").and_then(json::string).unwrap_or_default();
-        match &*kind {
-            "function" => self.add_function(tool, None),
-            "custom" => self.add_custom(tool, None),
-            "namespace" => self.add_namespace(tool),
+    fn add(&mut self, offer: &Offer<'_>, settings: &ChatSettings) -> Result<(), ApiError> {
+        let Offer { tool, namespace, place, .. } = offer;
+        match &*offer.kind {
+            "function" => self.add_function(tool, *namespace),
+            "custom" => self.add_custom(tool, *namespace),
             "mcp" if tool.get("require_approval") != Some(b"\"never\"") => {
                 let message = "The upstream's chat completions have no MCP tools, and this one wants approval: set 'require_approval' to 'never' to have it left out.";
-                return Err(unsupported(&param(index), message.to_owned()));
+                return Err(unsupported(&param(*place), message.to_owned()));
             }
             kind => match StandIn::of_tool(kind, tool).filter(|_| !self.names.contains_key(kind)) {
                 Some(stand_in) => self.add_stand_in(kind.to_owned(), stand_in, b""),
                 None if settings.unsupported_tools == UnsupportedTools::Reject => {
-                    return Err(rejected(index, kind));
+                    return Err(rejected(*place, kind));
                 }
-                None => self.omitted.push((index, kind.to_owned())),
+                None => self.omitted.push((*place, kind.to_owned())),
             },
         }
         Ok(())
@@ -159,17 +158,6 @@ impl Tools {
         json::string(name).is_some_and(|name| self.names.contains_key(&*name))
     }
 
-    fn add_namespace(&mut self, namespace: &Object<'_>) {
-        let tools = namespace.get("tools").filter(|tools| tools.first() == Some(&b'[')).unwrap_or(b"[]");
-        for tool in json::elements(tools).map_while(Result::ok) {
-            let Ok(tool) = Object::scan(&tools[tool]) else { continue };
-            match tool.get("type") {
-                Some(b"\"custom\"") => self.add_custom(&tool, namespace.get("name")),
-                _ => self.add_function(&tool, namespace.get("name")),
-            }
-        }
-    }
-
     fn add_custom(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
         let Some(own) = tool.get("name") else { return };
         let flat = self.unique_name(own, namespace);
@@ -221,10 +209,10 @@ impl Tools {
             }
             kind if self.names.contains_key(kind) => self.force(&[b"\"", kind.as_bytes(), b"\""].concat()),
             kind => {
-                let index = self.omitted.iter().find(|(_, omitted)| omitted == kind).map(|(index, _)| *index);
-                return Err(index.map_or_else(
+                let omitted = self.omitted.iter().find(|(_, omitted)| omitted == kind);
+                return Err(omitted.map_or_else(
                     || unsupported("tool_choice", unavailable(kind)),
-                    |index| rejected(index, kind),
+                    |(place, _)| rejected(*place, kind),
                 ));
             }
         }
@@ -245,9 +233,9 @@ impl Tools {
     /// `mode` is a JSON string.
     fn set_mode(&mut self, mode: &[u8]) -> Result<(), ApiError> {
         let is_required = json::string(mode).is_some_and(|mode| mode == "required");
-        if let Some((index, kind)) = self.omitted.first().filter(|_| is_required && self.functions.is_empty())
+        if let Some((place, kind)) = self.omitted.first().filter(|_| is_required && self.functions.is_empty())
         {
-            return Err(rejected(*index, kind));
+            return Err(rejected(*place, kind));
         }
         self.choice = Some(mode.to_vec());
         Ok(())
@@ -293,16 +281,9 @@ impl Tools {
     }
 }
 
-/// The names of functions and custom tools that are in no namespace.
-fn names_outside_namespaces(tools: &[u8]) -> HashMap<String, u32> {
-    let tools =
-        json::elements(tools).map_while(Result::ok).filter_map(|tool| Object::scan(&tools[tool]).ok());
-    let named = tools.filter(|tool| matches!(tool.get("type"), Some(b"\"function\"" | b"\"custom\"")));
-    named.filter_map(|tool| Some((tool.get("name").and_then(json::string)?.into_owned(), 1))).collect()
-}
-
-fn param(index: usize) -> String {
-    format!("tools[{index}]")
+/// Where a tool stands, for errors.
+fn param(place: Option<usize>) -> String {
+    place.map_or_else(|| "input".to_owned(), |place| format!("tools[{place}]"))
 }
 
 fn unavailable(kind: &str) -> String {
@@ -320,6 +301,6 @@ fn no_allowed_tool() -> ApiError {
     ApiError { code: Some("invalid_value".into()), ..unsupported("tool_choice", message) }
 }
 
-fn rejected(index: usize, kind: &str) -> ApiError {
-    unsupported(&param(index), unavailable(kind))
+fn rejected(place: Option<usize>, kind: &str) -> ApiError {
+    unsupported(&param(place), unavailable(kind))
 }
