@@ -204,7 +204,7 @@ impl Call {
 
     /// The function's own name.
     pub fn name(&self) -> &[u8] {
-        match self.stand_in.as_ref().and_then(StandIn::in_namespace) {
+        match self.stand_in.as_ref().and_then(StandIn::own_name) {
             Some(own) => &own.name,
             None => self.name.as_deref().unwrap_or_default(),
         }
@@ -230,7 +230,8 @@ impl Call {
     pub fn item(&self, status: &str, is_whole: bool) -> Vec<u8> {
         let written = |text: &[u8]| if is_whole { text.to_vec() } else { Vec::new() };
         let mut name = [br#""name":""#, self.name(), b"\""].concat();
-        if let Some(own) = self.stand_in.as_ref().and_then(StandIn::in_namespace) {
+        let own = self.stand_in.as_ref().and_then(StandIn::own_name);
+        if let Some(own) = own.filter(|own| !own.namespace.is_empty()) {
             put(&mut name, &[br#","namespace":""#, &own.namespace, b"\""]);
         }
         let own = match &self.stand_in {

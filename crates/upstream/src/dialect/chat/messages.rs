@@ -10,9 +10,10 @@ use antiphon_protocol::error::{ApiError, ErrorKind};
 use antiphon_protocol::json::{self, Object};
 
 use super::content::Content;
+use super::names::ChatNames;
 use super::offers::ADDITIONAL_TOOLS;
 use super::short_id::short_id;
-use super::stand_in::{self, ChatNames, Past};
+use super::stand_in::{self, Past};
 use super::{ChatSettings, PastReasoning, inner, put};
 
 /// What Google takes in place of the signature of a thought for a call that comes from elsewhere.

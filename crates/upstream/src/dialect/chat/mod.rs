@@ -11,6 +11,7 @@ mod event;
 mod failure;
 mod form;
 mod messages;
+mod names;
 mod offers;
 mod short_id;
 mod stand_in;

@@ -1,32 +1,21 @@
 //! Functions that stand in for the tools that a chat does not have, and the calls of those tools.
 
-use std::collections::HashMap;
-
 use antiphon_protocol::json::{self, Object, Set};
 
+use super::names::{ChatNames, OwnName, flat_name};
 use super::{escaped, inner};
 
 /// A tool that the model calls as a function, and the client gets as a call of another type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StandIn {
-    /// A function in a namespace.
-    Namespaced(InNamespace),
-    /// A custom tool, maybe in a namespace.
-    Custom(Option<InNamespace>),
+    /// A function that the client calls otherwise.
+    Renamed(OwnName),
+    /// A custom tool. It has a name of its own if the client calls it otherwise.
+    Custom(Option<OwnName>),
     LocalShell,
     Shell,
     ApplyPatch,
 }
-
-/// A tool's own name and its namespace, as they stand in a JSON string.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct InNamespace {
-    pub name: Vec<u8>,
-    pub namespace: Vec<u8>,
-}
-
-/// The names in a chat of the request's tools in namespaces, as JSON strings.
-pub type ChatNames = HashMap<InNamespace, Vec<u8>>;
 
 /// A call or an output in the context.
 pub enum Past<'a> {
@@ -40,16 +29,6 @@ pub enum Past<'a> {
         id: &'a [u8],
         output: &'a [u8],
     },
-}
-
-// === impl InNamespace ===
-
-impl InNamespace {
-    /// Of a tool's name and its namespace, which are JSON strings.
-    pub fn of(name: &[u8], namespace: Option<&[u8]>) -> Option<Self> {
-        let namespace = namespace.and_then(inner).filter(|namespace| !namespace.is_empty())?;
-        Some(Self { name: inner(name)?.to_vec(), namespace: namespace.to_vec() })
-    }
 }
 
 // === impl StandIn ===
@@ -67,9 +46,9 @@ impl StandIn {
         }
     }
 
-    pub fn in_namespace(&self) -> Option<&InNamespace> {
+    pub fn own_name(&self) -> Option<&OwnName> {
         match self {
-            Self::Namespaced(own) => Some(own),
+            Self::Renamed(own) => Some(own),
             Self::Custom(own) => own.as_ref(),
             Self::LocalShell | Self::Shell | Self::ApplyPatch => None,
         }
@@ -77,12 +56,12 @@ impl StandIn {
 
     /// Whether the client gets what the model writes while it is being written, or at least hears of the call.
     pub fn is_streamed(&self) -> bool {
-        matches!(self, Self::Namespaced(_) | Self::Custom(_))
+        matches!(self, Self::Renamed(_) | Self::Custom(_))
     }
 
     pub fn id_prefix(&self) -> &'static str {
         match self {
-            Self::Namespaced(_) => "fc",
+            Self::Renamed(_) => "fc",
             Self::Custom(_) => "ctc",
             Self::LocalShell => "lsh",
             Self::Shell => "sh",
@@ -93,7 +72,7 @@ impl StandIn {
     /// The description and the parameters of the function.
     pub fn function(&self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Namespaced(_) => None,
+            Self::Renamed(_) => None,
             Self::Custom(_) => Some((
                 "",
                 r#"{"type":"object","properties":{"input":{"type":"string","description":"The tool's input."}},"required":["input"],"additionalProperties":false}"#,
@@ -119,7 +98,7 @@ impl StandIn {
         let text = json::string(&[b"\"", arguments, b"\""].concat())?.into_owned();
         let object = Object::parse(text.as_bytes()).ok()?;
         match self {
-            Self::Namespaced(_) | Self::Custom(_) => None,
+            Self::Renamed(_) | Self::Custom(_) => None,
             Self::LocalShell => Some(("local_shell_call", local_shell_action(&object)?)),
             Self::Shell => Some(("shell_call", shell_action(&object)?)),
             Self::ApplyPatch => Some(("apply_patch_call", patch_operation(&object)?)),
@@ -193,11 +172,4 @@ pub fn past<'a>(kind: &str, item: &Object<'a>, names: &ChatNames) -> Option<Past
         _ => return None,
     };
     Some(Past::Call { id: id?, name, arguments })
-}
-
-/// The name of a tool in a chat, which knows no namespaces. All are JSON strings.
-pub fn flat_name(name: &[u8], namespace: Option<&[u8]>, names: &ChatNames) -> Vec<u8> {
-    let Some(own) = InNamespace::of(name, namespace) else { return name.to_vec() };
-    let flat = || [b"\"", &own.namespace[..], b"__", &own.name, b"\""].concat();
-    names.get(&own).cloned().unwrap_or_else(flat)
 }

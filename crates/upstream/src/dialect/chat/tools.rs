@@ -6,8 +6,9 @@ use std::collections::{HashMap, HashSet};
 use antiphon_protocol::error::ApiError;
 use antiphon_protocol::json::{self, Object};
 
+use super::names::{ChatNames, OwnName, flat_name, numbered};
 use super::offers::Offer;
-use super::stand_in::{ChatNames, InNamespace, StandIn, flat_name};
+use super::stand_in::StandIn;
 use super::{ChatSettings, UnsupportedTools, escaped, put, unsupported};
 
 /// The functions that stand in for other tools, by name.
@@ -20,8 +21,9 @@ pub struct Tools {
     /// Of all functions that the client has given, each with the last number that was added to it.
     names: HashMap<String, u32>,
     pub chat_names: ChatNames,
-    /// The names of tools in namespaces by their own names, which are as they stand in a JSON string. The first of a name counts.
-    in_namespaces: HashMap<Vec<u8>, String>,
+    /// The names of tools that the client calls otherwise, by their own names without the namespaces, which are as they stand in a
+    /// JSON string. The first of a name counts.
+    renamed: HashMap<Vec<u8>, String>,
     /// The value of `tool_choice`, if there is one.
     choice: Option<Vec<u8>>,
     pub stand_ins: StandIns,
@@ -106,11 +108,10 @@ impl Tools {
     }
 
     fn add_function(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
-        let Some(name) = tool.get("name").filter(|name| super::inner(name).is_some()) else { return };
-        let flat = self.unique_name(name, namespace);
+        let Some((flat, own)) = self.chat_name(tool, namespace) else { return };
         let key = json::string(&flat).map(Cow::into_owned).unwrap_or_default();
-        if let Some(own) = InNamespace::of(name, namespace) {
-            self.stand_in_for(&key, StandIn::Namespaced(own));
+        if let Some(own) = own {
+            self.stand_in_for(&key, StandIn::Renamed(own));
         }
         let mut json = [br#"{"type":"function","function":{"name":"#, &flat[..]].concat();
         for member in ["description", "strict"] {
@@ -126,25 +127,31 @@ impl Tools {
         self.push(key, json);
     }
 
-    /// The name of a tool in the chat. A tool in a namespace gives way to another tool that has its name.
-    fn unique_name(&mut self, name: &[u8], namespace: Option<&[u8]>) -> Vec<u8> {
-        let flat = flat_name(name, namespace, &self.chat_names);
-        let Some(own) = InNamespace::of(name, namespace) else { return flat };
-        if self.chat_names.contains_key(&own) {
-            return flat;
+    /// The name of a tool in the chat, a JSON string, and what the client calls it if that is something else. Such a tool gives way
+    /// to another one that has the name.
+    fn chat_name(
+        &mut self,
+        tool: &Object<'_>,
+        namespace: Option<&[u8]>,
+    ) -> Option<(Vec<u8>, Option<OwnName>)> {
+        let name = tool.get("name")?;
+        let own = OwnName::of(name, namespace)?;
+        let flat = own.flat();
+        if flat == name {
+            return Some((flat, None));
         }
-        let free = self.numbered(&flat).unwrap_or(flat);
-        self.chat_names.insert(own, free.clone());
-        free
+        let free = self.free_name(&flat).unwrap_or(flat);
+        self.chat_names.insert(own.clone(), free.clone());
+        Some((free, Some(own)))
     }
 
-    /// Adds a number to a name that is taken. Both are JSON strings.
-    fn numbered(&mut self, name: &[u8]) -> Option<Vec<u8>> {
+    /// A name with a number, in place of one that is taken. Both are JSON strings.
+    fn free_name(&mut self, name: &[u8]) -> Option<Vec<u8>> {
         let key = json::string(name)?;
         let mut number = *self.names.get(&*key)?;
         let free = loop {
             number += 1;
-            let name = [&name[..name.len() - 1], format!("_{number}\"").as_bytes()].concat();
+            let name = numbered(name, number);
             if !self.has_name(&name) {
                 break name;
             }
@@ -159,8 +166,7 @@ impl Tools {
     }
 
     fn add_custom(&mut self, tool: &Object<'_>, namespace: Option<&[u8]>) {
-        let Some(own) = tool.get("name") else { return };
-        let flat = self.unique_name(own, namespace);
+        let Some((flat, own)) = self.chat_name(tool, namespace) else { return };
         let Some(name) = json::string(&flat) else { return };
         let mut description = tool.get("description").and_then(super::inner).unwrap_or_default().to_vec();
         if let Some(format) = tool.get("format").and_then(|format| Object::scan(format).ok()) {
@@ -172,7 +178,7 @@ impl Tools {
                 );
             }
         }
-        self.add_stand_in(name.into_owned(), StandIn::Custom(InNamespace::of(own, namespace)), &description);
+        self.add_stand_in(name.into_owned(), StandIn::Custom(own), &description);
     }
 
     /// `description` is as it stands in a JSON string; empty: its own.
@@ -190,8 +196,8 @@ impl Tools {
 
     /// Remembers what a function stands in for.
     fn stand_in_for(&mut self, name: &str, stand_in: StandIn) {
-        if let Some(own) = stand_in.in_namespace() {
-            self.in_namespaces.entry(own.name.clone()).or_insert_with(|| name.to_owned());
+        if let Some(own) = stand_in.own_name() {
+            self.renamed.entry(own.name.clone()).or_insert_with(|| name.to_owned());
         }
         self.stand_ins.insert(name.to_owned(), stand_in);
     }
@@ -226,7 +232,7 @@ impl Tools {
         if self.has_name(&flat) {
             return Some(flat);
         }
-        let found = super::inner(name).and_then(|name| self.in_namespaces.get(name));
+        let found = super::inner(name).and_then(|name| self.renamed.get(name));
         Some(found.map_or(flat, |flat| [b"\"", &escaped(flat)[..], b"\""].concat()))
     }
 

@@ -103,3 +103,76 @@ fn tools_whose_flat_names_are_the_same_get_names_of_their_own() {
     let request = json!({"model": "m", "input": "x", "tools": [first, plain], "tool_choice": choice});
     assert_eq!(tool_names(&encoded(ChatSettings::default(), &request)), ["a__b_2"]);
 }
+
+/// A namespace and a tool of Codex: 66 bytes as one name.
+const LONG: (&str, &str) = ("mcp__codex_apps__codex_document_control", "_execute_document_command");
+
+fn long_tools() -> Value {
+    let plain = "p".repeat(100);
+    json!({"model": "m", "input": "x", "tools": [
+        {"type": "namespace", "name": LONG.0, "description": "d", "tools": [
+            {"type": "function", "name": LONG.1},
+            {"type": "custom", "name": LONG.1.repeat(3)},
+        ]},
+        {"type": "function", "name": plain},
+        {"type": "custom", "name": format!("{plain}c")},
+        {"type": "function", "name": "n".repeat(64)},
+    ]})
+}
+
+#[test]
+fn a_name_that_is_too_long_for_servers_is_its_ends_and_a_hash() {
+    let chat = encoded(ChatSettings::default(), &long_tools());
+    let names = tool_names(&chat);
+    assert_eq!(names[0], "mcp__codex_apps_ac78f132_ment_control___execute_document_command");
+    assert_eq!(names[4], "n".repeat(64));
+    for name in names {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        assert!(name.len() <= 64 && name.bytes().all(is_plain), "{name}");
+    }
+}
+
+#[test]
+fn calls_of_tools_with_long_names_come_back_by_the_names_that_the_client_gave() {
+    let mut request = long_tools();
+    let chat = encoded(ChatSettings::default(), &request);
+    for (place, own) in [
+        json!(["function_call", LONG.0, LONG.1]),
+        json!(["custom_tool_call", LONG.0, LONG.1.repeat(3)]),
+        json!(["function_call", null, "p".repeat(100)]),
+        json!(["custom_tool_call", null, "p".repeat(100) + "c"]),
+        json!(["function_call", null, "n".repeat(64)]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = &chat["tools"][place]["function"]["name"];
+        let called = json!({"tool_calls": [{"index": 0, "id": "c", "function": {"name": name, "arguments": "{\"input\":\"hi\"}"}}]});
+        request["input"] = json!("x");
+        let events = decoded_as(ChatSettings::default(), &request, vec![called], "tool_calls");
+        let item = output(&events)[0].clone();
+        assert_eq!(json!([item["type"], item["namespace"], item["name"]]), own);
+        // With its tool and without it: the model sees one name.
+        request["input"] = json!([item]);
+        for request in [request.clone(), json!({"model": "m", "input": [item]})] {
+            let sent = encoded(ChatSettings::default(), &request);
+            assert_eq!(&sent["messages"][0]["tool_calls"][0]["function"]["name"], name);
+        }
+        request["tool_choice"] =
+            json!({"type": "function", "name": item["name"], "namespace": item["namespace"]});
+        assert_eq!(tool_names(&encoded(ChatSettings::default(), &request)), [name.as_str().unwrap()]);
+        request["tool_choice"] = json!("auto");
+    }
+}
+
+#[test]
+fn a_number_that_tells_names_apart_does_not_make_them_too_long() {
+    let taken = format!("a__{}", "b".repeat(61));
+    let tools = json!([
+        {"type": "function", "name": taken},
+        {"type": "namespace", "name": "a", "description": "d", "tools": [{"type": "function", "name": "b".repeat(61)}]},
+    ]);
+    let chat = encoded(ChatSettings::default(), &json!({"model": "m", "input": "x", "tools": tools}));
+    let names = tool_names(&chat);
+    assert_eq!((names[0], names[1].len(), &names[1][62..]), (taken.as_str(), 64, "_2"));
+}

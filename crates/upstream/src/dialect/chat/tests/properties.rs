@@ -1,5 +1,7 @@
 //! What holds for every stream and every context.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -53,6 +55,12 @@ fn item() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// A tool in a namespace, or in none if that is empty.
+fn tool() -> impl Strategy<Value = (String, String, bool)> {
+    let name = || prop_oneof!["[ab_]{1,4}", "[ab_]{50,130}", "a{60,68}", "\u{e9}{25,40}"];
+    (prop_oneof![Just(String::new()), name()], name(), any::<bool>())
+}
+
 /// All texts of a context, but for those of reasoning.
 fn texts(items: &[Value]) -> Vec<String> {
     let texts = items.iter().filter(|item| item["type"] != "reasoning").flat_map(|item| {
@@ -89,6 +97,33 @@ proptest! {
             events.iter_mut().for_each(|event| { event["response"]["completed_at"].take(); });
         }
         prop_assert_eq!(whole, split);
+    }
+
+    #[test]
+    fn every_tool_has_a_short_name_of_its_own_under_which_its_calls_come_and_go(tools in proptest::collection::vec(tool(), 1..8)) {
+        let offered: Vec<Value> = tools.iter().map(|(namespace, name, is_custom)| {
+            let tool = json!({"type": if *is_custom { "custom" } else { "function" }, "name": name});
+            if namespace.is_empty() { tool } else { json!({"type": "namespace", "name": namespace, "description": "d", "tools": [tool]}) }
+        }).collect();
+        let mut request = json!({"model": "m", "input": "x", "tools": offered});
+        let chat = encoded(ChatSettings::default(), &request);
+        let sent = chat["tools"].as_array().unwrap();
+        let names: HashSet<&str> = sent.iter().map(|tool| tool["function"]["name"].as_str().unwrap()).collect();
+        let own: HashSet<_> = tools.iter().map(|(namespace, name, _)| (namespace.clone(), name.clone())).collect();
+        prop_assert_eq!(names.len(), own.len());
+        let mut called = HashSet::new();
+        for name in names {
+            prop_assert!(name.len() <= 64, "{name}");
+            let call = json!({"tool_calls": [{"index": 0, "id": "c", "function": {"name": name, "arguments": "{}"}}]});
+            let events = decoded_as(ChatSettings::default(), &request, vec![call], "tool_calls");
+            let item = output(&events)[0].clone();
+            let text = |member: &str| item[member].as_str().unwrap_or_default().to_owned();
+            called.insert((text("namespace"), text("name")));
+            request["input"] = json!([item]);
+            let again = encoded(ChatSettings::default(), &request);
+            prop_assert_eq!(&again["messages"][0]["tool_calls"][0]["function"]["name"], name);
+        }
+        prop_assert_eq!(called, own);
     }
 
     #[test]
