@@ -108,6 +108,13 @@ fn words(value: &[u8], depth: usize) -> Option<String> {
     })
 }
 
+/// What OpenRouter quotes of the server behind it: a reply, or a text.
+fn words_of_provider(error: &[u8]) -> Option<String> {
+    let raw = json::string_member(json::member(error, "metadata")?, "raw")?;
+    let reply = json::validate(raw.as_bytes()).is_ok().then(|| words(raw.as_bytes(), 0)).flatten();
+    Some(reply.unwrap_or_else(|| raw.into_owned())).filter(|words| !words.is_empty())
+}
+
 /// The names and indexes of a list, with dots between them.
 fn path(place: &[u8]) -> String {
     let steps = json::elements(place).map_while(Result::ok).map(|step| {
@@ -161,11 +168,15 @@ impl Parts {
             let number = || std::str::from_utf8(value).ok().filter(|value| value.parse::<u16>().is_ok());
             json::string(value).map(Cow::into_owned).or_else(|| number().map(str::to_owned))
         };
+        let message = words(error, 0).unwrap_or_default();
         Self {
             code: text("code").unwrap_or_default(),
             kind: text("type").unwrap_or_default(),
             param: text("param"),
-            message: words(error, 0).unwrap_or_default(),
+            message: match words_of_provider(error) {
+                Some(words) => format!("{message}: {words}"),
+                None => message,
+            },
         }
     }
 
@@ -229,6 +240,17 @@ mod tests {
             (
                 400,
                 json!({"object": "error", "message": "This model's maximum context length is 10 tokens.", "type": "BadRequestError", "param": null, "code": 400}),
+                json!(["invalid_request_error", "context_length_exceeded", "input"]),
+            ),
+            // OpenRouter
+            (
+                400,
+                json!({"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": "{\"error\":{\"message\":\"prompt is too long\"}}", "provider_name": "P"}}}),
+                json!(["invalid_request_error", "context_length_exceeded", "input"]),
+            ),
+            (
+                400,
+                json!({"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": "maximum context length"}}}),
                 json!(["invalid_request_error", "context_length_exceeded", "input"]),
             ),
             // OpenAI
