@@ -8,6 +8,7 @@ pub mod error;
 pub mod event;
 pub mod frame;
 pub mod id;
+pub mod images;
 pub mod include;
 pub mod item;
 pub mod json;

@@ -134,6 +134,33 @@ async fn a_model_that_refuses_encrypted_reasoning_is_retried_once_without_it() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_refuses_a_call_that_made_an_image_gets_the_image_as_a_message() {
+    let call = json!({"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "eA==", "action": "generate"});
+    for refusal in [
+        json!({"message": "Unknown parameter: 'input[1].action'.", "param": "input[1].action", "code": "unknown_parameter"}),
+        json!({"message": "Item with id 'ig_1' not found. Items are not persisted when `store` is set to false.", "param": "input", "code": null}),
+    ] {
+        let (upstream, gateway) = gateway().await;
+        upstream.script(Script::new().item(call.to_string()).text("there"));
+        let drawn = gateway.client.created(json!({"model": "sim", "input": "draw"})).await;
+        let status = if refusal["code"].is_null() { 404 } else { 400 };
+        upstream.script(Script::http(status, json!({"error": refusal}).to_string()));
+        let on = json!({"model": "sim", "input": "on", "previous_response_id": drawn["id"]});
+        for requests in [3, 4] {
+            gateway.client.created(&on).await;
+            assert_eq!(upstream.counts().requests, requests);
+            let input = upstream.last_request().unwrap().input();
+            assert_eq!(input.len(), 4, "{input:?}");
+            assert_eq!(input[1]["content"][1]["image_url"], "data:image/png;base64,eA==");
+            assert_eq!(input[2]["content"][0]["text"], "there");
+        }
+        let stored =
+            gateway.client.get(&format!("/v1/responses/{}", drawn["id"].as_str().unwrap())).await.ok();
+        assert_eq!(stored["output"][0]["action"], "generate", "what is stored stays whole");
+    }
+}
+
+#[tokio::test]
 async fn a_mistake_in_a_clients_include_changes_nothing_for_others() {
     let (upstream, gateway) = gateway().await;
     let message = "Invalid value: 'reasoning'. Supported values are: 'reasoning.encrypted_content'.";

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use antiphon_protocol::images;
 use antiphon_protocol::request::{Changes, Operation, UpstreamInput};
-use antiphon_runtime::offload::{is_short, offload};
+use antiphon_runtime::offload::{is_short, offload, offload_if_long};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -59,7 +60,11 @@ impl Turn {
             self.trace_attempt();
             let RequestForm { dialect, variant, .. } = &mut form;
             let authorization = self.authorization(account).await?;
-            let AccountInput { input, reasoning } = self.input_for(account, *dialect, resolved, variant)?;
+            let AccountInput { mut input, reasoning } =
+                self.input_for(account, *dialect, resolved, variant)?;
+            if variant.images_as_messages {
+                input = Box::pin(self.with_images_as_messages(input)).await?;
+            }
             let changes = self.body_changes(account, variant, model.as_deref());
             let Encoded { parts: body, format, omitted, has_reasoning } =
                 self.encode(dialect.in_form(variant.chat_form), input, changes).await?;
@@ -153,6 +158,9 @@ impl Turn {
         secrets: Secrets<'_>,
         reply: Response<ReplyBody>,
     ) -> Result<Response<ReplyBody>, FailedAttempt> {
+        if variant.images_as_messages {
+            account.remember_images_refused(&self.facts.create.model);
+        }
         if variant.chat_form != variant.known_chat_form {
             account.remember_chat_form(&self.facts.create.model, variant.chat_form.lasting());
         }
@@ -237,6 +245,8 @@ impl Turn {
             include_encrypted: wants_reasoning
                 && !account.refuses_encrypted_reasoning(&self.facts.create.model),
             include_refused: false,
+            images_as_messages: dialect == Dialect::Responses
+                && account.refuses_images(&self.facts.create.model),
             chat_form,
             known_chat_form: chat_form,
             over_socket: self.uses_socket(account),
@@ -275,6 +285,18 @@ impl Turn {
             None => resolved.input_for(account, dialect.summaries(), variant, max_bytes),
         };
         input.map_err(FailedAttempt::neutral)
+    }
+
+    async fn with_images_as_messages(&self, input: UpstreamInput) -> Result<UpstreamInput, FailedAttempt> {
+        let parts = self.facts.create.upstream_items(&input);
+        if !images::may_be_in(&parts) {
+            return Ok(input);
+        }
+        let size_bytes = parts.iter().map(Bytes::len).sum();
+        let convert = move || images::as_messages(&parts.concat());
+        let items = offload_if_long(size_bytes, convert).await;
+        let items = items.map_err(|_| FailedAttempt::neutral(Failure::Internal))?;
+        Ok(UpstreamInput { history: Vec::new(), resolved: Some(vec![items.into()]) })
     }
 
     /// Waits while the account's token is being refreshed.

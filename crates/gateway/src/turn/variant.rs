@@ -31,6 +31,8 @@ pub struct RequestVariant<'a> {
     pub include_encrypted: bool,
     /// Whether the account may have refused that.
     pub include_refused: bool,
+    /// Whether generated images are sent as messages.
+    pub images_as_messages: bool,
     /// The form of the request where it is translated to a chat.
     pub chat_form: ChatForm,
     /// The form that was known before the turn.
@@ -108,6 +110,10 @@ impl<'a> RequestVariant<'a> {
             self.include_refused = true;
             return Some("include_refused");
         }
+        if !self.images_as_messages && refuses_images(status, error) {
+            self.images_as_messages = true;
+            return Some("images_refused");
+        }
         None
     }
 }
@@ -124,6 +130,19 @@ fn is_unknown_parent(status: StatusCode, error: &UpstreamError) -> bool {
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
         && (error.code.as_deref() == Some("previous_response_not_found")
             || error.param.as_deref().is_some_and(|param| params.contains(&param)))
+}
+
+/// Whether this may be a 400 for a call that made an image: for its id, which nobody keeps, or for a member that only outputs have.
+fn refuses_images(status: StatusCode, error: &UpstreamError) -> bool {
+    const MEMBERS: [&str; 6] =
+        ["].action", "].background", "].output_format", "].quality", "].revised_prompt", "].size"];
+    let is_named = |text: &str| {
+        let is_member = text.contains("input[") && MEMBERS.iter().any(|member| text.contains(member));
+        is_member || text.contains("image_generation_call") || text.contains("'ig_")
+    };
+    let texts = [&error.message, &error.param];
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
+        && texts.into_iter().flatten().any(|text| is_named(text))
 }
 
 /// Whether this is a 400 for the `include` that was added to the client's request.

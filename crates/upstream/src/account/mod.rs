@@ -61,6 +61,8 @@ pub struct Account {
     refusal: Mutex<Option<String>>,
     /// Models for which the upstream refuses to include encrypted reasoning.
     models_refusing_encrypted_reasoning: KnownModels<()>,
+    /// Models for which the upstream refuses calls that made images in earlier turns.
+    models_refusing_images: KnownModels<()>,
     /// The form in which the upstream takes chats of a model, if not the usual one.
     chat_forms: KnownModels<ChatForm>,
 }
@@ -127,6 +129,7 @@ impl Account {
             metrics: OnceLock::new(),
             refusal: Mutex::default(),
             models_refusing_encrypted_reasoning: KnownModels::default(),
+            models_refusing_images: KnownModels::default(),
             chat_forms: KnownModels::default(),
         })
     }
@@ -272,6 +275,14 @@ impl Account {
 
     pub fn remember_encrypted_reasoning_refused(&self, model: &str) {
         self.models_refusing_encrypted_reasoning.set(model, ());
+    }
+
+    pub fn refuses_images(&self, model: &str) -> bool {
+        self.models_refusing_images.get(model).is_some()
+    }
+
+    pub fn remember_images_refused(&self, model: &str) {
+        self.models_refusing_images.set(model, ());
     }
 
     /// The form in which the upstream takes chats of a model.
