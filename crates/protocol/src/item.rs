@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::id::{ItemId, ResponseId};
 use crate::json::{self, Member};
+use crate::tool::shown_tools;
 
 /// What an input item says of itself, in one look at its members.
 #[derive(Debug, Default)]
@@ -247,7 +248,8 @@ pub fn listed(item: &[u8], shown_id: &ItemId) -> Vec<u8> {
     let is_message = json::member(item, "role").is_some() && (type_missing || is_type(item, "message"));
     let has_status = json::member(item, "status").is_some_and(|status| status != b"null");
     let lacks_status = !has_status && (is_message || is_listed_with_status(item));
-    if own_id.as_ref() == Some(shown_id) && !is_message && !lacks_status {
+    let has_tools = json::member(item, "tools").is_some();
+    if own_id.as_ref() == Some(shown_id) && !is_message && !lacks_status && !has_tools {
         return item.to_vec();
     }
     let mut out = Vec::with_capacity(item.len() + 160);
@@ -273,6 +275,8 @@ pub fn listed(item: &[u8], shown_id: &ItemId) -> Vec<u8> {
         out.push(b':');
         if is_message && member.is(item, "content") && value.first() == Some(&b'"') {
             write_text_content(&mut out, item, value);
+        } else if member.is(item, "tools") {
+            out.extend_from_slice(&shown_tools(value));
         } else {
             out.extend_from_slice(value);
         }

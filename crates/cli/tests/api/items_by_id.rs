@@ -242,6 +242,23 @@ async fn a_request_for_approval_goes_upstream_with_the_id_that_its_answer_names(
     }
 }
 
+#[tokio::test]
+async fn tools_that_an_item_adds_are_listed_without_the_credentials_for_their_servers() {
+    let (upstream, gateway) = gateway().await;
+    let mcp = json!({"type": "mcp", "server_label": "s", "server_url": "https://a", "authorization": "t0ken", "headers": {"x": "s3cret"}});
+    let added = json!({"type": "additional_tools", "role": "developer", "tools": [mcp]});
+    let body = json!({"model": "sim", "input": [added, {"role": "user", "content": "x"}]});
+    let first = gateway.client.created(body).await;
+    let path = format!("/v1/responses/{}/input_items", first["id"].as_str().unwrap());
+    let listed = gateway.client.get(&path).await.ok().to_string();
+    assert!(
+        listed.contains("https://a") && !listed.contains("t0ken") && !listed.contains("s3cret"),
+        "{listed}"
+    );
+    gateway.client.created(json!({"model": "sim", "input": "on", "previous_response_id": first["id"]})).await;
+    assert_eq!(upstream.last_request().unwrap().input()[0]["tools"], added["tools"]);
+}
+
 /// The API requires their ids.
 #[tokio::test]
 async fn a_program_and_its_output_go_upstream_with_their_ids() {
