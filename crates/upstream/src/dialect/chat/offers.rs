@@ -53,7 +53,9 @@ fn additional_tools(items: &[u8]) -> Vec<(usize, &[u8])> {
         let element = elements.next_showing(|member| {
             if member.is(items, "type") {
                 let kind = json::string(&items[member.value.clone()]);
-                adds_tools = kind.is_some_and(|kind| kind == ADDITIONAL_TOOLS);
+                // What a search for tools has found can be called from then on.
+                adds_tools =
+                    kind.is_some_and(|kind| kind == ADDITIONAL_TOOLS || kind == "tool_search_output");
             } else if member.is(items, "tools") {
                 tools = Some(member.value.clone());
             }

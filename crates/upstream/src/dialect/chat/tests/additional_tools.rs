@@ -77,6 +77,15 @@ fn calls_of_tools_that_an_item_added_come_back_as_what_the_client_knows() {
 }
 
 #[test]
+fn what_a_search_for_tools_has_found_can_be_called() {
+    let found = json!({"type": "tool_search_output", "call_id": "c", "execution": "client", "status": "completed", "tools": [within("ns", [function("f", "d")])]});
+    let encoded = try_encode(ChatSettings::default(), &json!({"model": "m", "input": [found]})).unwrap();
+    let chat: Value = serde_json::from_slice(&encoded.parts.concat()).unwrap();
+    assert_eq!(chat["tools"][0]["function"]["name"], "ns__f");
+    assert!(encoded.omitted.is_empty(), "{:?}", encoded.omitted);
+}
+
+#[test]
 fn a_tool_that_an_item_added_can_be_chosen() {
     for (choice, name) in [
         (json!({"type": "custom", "name": "exec"}), "functions__exec"),
