@@ -31,6 +31,10 @@ pub enum OperationError {
     KeyExists(String),
     #[error("key {name:?} is {}", state.as_str())]
     KeyNotActive { name: String, state: KeyState },
+    #[error(
+        "key {0:?} was rotated by somebody else meanwhile. Rotate it again if you need a secret of your own"
+    )]
+    KeyRotated(String),
     #[error("the stored limits of key {0:?} are invalid")]
     InvalidKeyLimits(String),
     #[error(
@@ -72,6 +76,7 @@ impl OperationError {
             Self::KeyNotFound(_) => client(StatusCode::NOT_FOUND, "key_not_found", None),
             Self::KeyExists(_) => client(StatusCode::CONFLICT, "key_exists", Some("name")),
             Self::KeyNotActive { .. } => client(StatusCode::CONFLICT, "key_not_active", None),
+            Self::KeyRotated(_) => client(StatusCode::CONFLICT, "key_rotated", None),
             Self::InvalidAdminToken => client(StatusCode::UNAUTHORIZED, "invalid_admin_token", None),
             Self::ReadOnly => client(StatusCode::FORBIDDEN, "read_only", None),
             Self::SessionNotFound(_) => client(StatusCode::NOT_FOUND, "session_not_found", None),
@@ -91,6 +96,7 @@ impl From<KeyError> for OperationError {
             KeyError::NameTaken(name) => Self::KeyExists(name),
             KeyError::NotFound(name) => Self::KeyNotFound(name),
             KeyError::NotActive { name, state } => Self::KeyNotActive { name, state },
+            KeyError::Rotated(name) => Self::KeyRotated(name),
             KeyError::Store(error) => Self::Store(error),
         }
     }

@@ -38,7 +38,9 @@ pub struct StoredKey {
 pub struct Rotation {
     pub hash: SecretHash,
     pub prefix: String,
-    /// Until when the current secret is still accepted.
+    /// The current secret. With another one, the key has been rotated meanwhile.
+    pub previous: SecretHash,
+    /// Until when that is still accepted.
     pub previous_until: Timestamp,
 }
 
@@ -81,7 +83,7 @@ pub trait Keys: Send + Sync {
     /// Adds a key. `false`, and nothing changes, if its name is taken.
     async fn add_key(&self, key: StoredKey, audit: AuditEntry) -> Result<bool, StoreError>;
 
-    /// Gives a key a new secret. `false` if there is no such key, or it is revoked.
+    /// Gives a key a new secret. `false` if there is no such key, or it is revoked or has been rotated meanwhile.
     async fn rotate_key(&self, key: KeyId, rotation: Rotation, audit: AuditEntry)
     -> Result<bool, StoreError>;
 
@@ -123,7 +125,7 @@ const ADD: &str = "INSERT INTO keys (id, name, project, hash, prefix, models, li
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
 
 const ROTATE: &str = "UPDATE keys SET previous_hash = hash, previous_until = $1, hash = $2, prefix = $3 \
-     WHERE id = $4 AND revoked_at IS NULL";
+     WHERE id = $4 AND hash = $5 AND revoked_at IS NULL";
 
 const CHANGE: &str = "UPDATE keys SET models = COALESCE($1, models), limits = COALESCE($2, limits), \
      expires_at = CASE WHEN $3 = 1 THEN $4 ELSE expires_at END WHERE id = $5 AND revoked_at IS NULL";
@@ -236,6 +238,7 @@ impl<D: Database> Keys for D {
             bytes(rotation.hash.0.to_vec()),
             text(rotation.prefix),
             id(key.uuid()),
+            bytes(rotation.previous.0.to_vec()),
         ];
         self.group().execute(change(ROTATE, arguments, audit)).await
     }

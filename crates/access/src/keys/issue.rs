@@ -77,6 +77,8 @@ pub enum KeyError {
     NotFound(String),
     #[error("key {name:?} is {}", state.as_str())]
     NotActive { name: String, state: KeyState },
+    #[error("key {0:?} was rotated by somebody else meanwhile")]
+    Rotated(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -127,13 +129,18 @@ impl Issuer<'_> {
         }
         let secret = Secret::mint();
         let previous_until = now.plus(overlap);
-        let rotation = Rotation { hash: secret.hash(), prefix: secret.prefix(), previous_until };
+        let (hash, prefix) = (secret.hash(), secret.prefix());
+        let rotation = Rotation { hash, prefix, previous: key.hash, previous_until };
         let audit = self.entry("key.rotated", &key).detail(&json!({
             "key": key.id.to_string(),
             "previous_secret_until": antiphon_runtime::rfc3339(previous_until),
         }));
         if !self.store.rotate_key(key.id, rotation, audit).await? {
-            return not_active(KeyState::Revoked);
+            let key = self.find(name).await?;
+            return match KeyState::from_stored(&key, now) {
+                KeyState::Active => Err(KeyError::Rotated(key.name)),
+                state => not_active(state),
+            };
         }
         Ok((self.find(name).await?, secret))
     }

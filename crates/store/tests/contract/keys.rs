@@ -45,8 +45,11 @@ pub(crate) async fn a_rotated_key_keeps_its_previous_secret(fixture: impl Fixtur
     let id = key("a", 1).id;
     for (secret, end) in [(2, 10), (3, 20)] {
         let prefix = format!("apn-{secret}");
-        let rotation = Rotation { hash: SecretHash([secret; 32]), prefix, previous_until: after(end) };
+        let previous = SecretHash([secret - 1; 32]);
+        let rotation =
+            Rotation { hash: SecretHash([secret; 32]), prefix, previous, previous_until: after(end) };
         assert!(store.rotate_key(id, rotation.clone(), entry(after(1))).await.unwrap());
+        assert!(!store.rotate_key(id, rotation.clone(), entry(after(1))).await.unwrap(), "it was rotated");
         let unknown = KeyId::mint(1, &[9; 10]);
         assert!(!store.rotate_key(unknown, rotation, entry(after(1))).await.unwrap());
     }
@@ -65,7 +68,12 @@ pub(crate) async fn a_revoked_key_is_neither_rotated_nor_revoked_again(fixture: 
     let id = key("a", 1).id;
     assert!(store.revoke_key(id, entry(after(5))).await.unwrap());
     assert!(!store.revoke_key(id, entry(after(6))).await.unwrap());
-    let rotation = Rotation { hash: SecretHash([2; 32]), prefix: "apn-2".into(), previous_until: after(9) };
+    let rotation = Rotation {
+        hash: SecretHash([2; 32]),
+        prefix: "apn-2".into(),
+        previous: SecretHash([1; 32]),
+        previous_until: after(9),
+    };
     assert!(!store.rotate_key(id, rotation, entry(after(7))).await.unwrap());
     let revoked = StoredKey { revoked_at: Some(after(5)), ..key("a", 1) };
     assert_eq!(store.list_keys().await.unwrap(), [revoked]);
@@ -85,8 +93,12 @@ pub(crate) async fn a_change_of_a_key_changes_the_version(fixture: impl Fixture)
     let store = fixture.open().await;
     let mut seen = vec![store.keys_version().await.unwrap()];
     let id = key("a", 1).id;
-    let rotation =
-        || Rotation { hash: SecretHash([2; 32]), prefix: "apn-2".into(), previous_until: after(9) };
+    let rotation = || Rotation {
+        hash: SecretHash([2; 32]),
+        prefix: "apn-2".into(),
+        previous: SecretHash([1; 32]),
+        previous_until: after(9),
+    };
     store.add_key(key("a", 1), entry(after(0))).await.unwrap();
     seen.push(store.keys_version().await.unwrap());
     store.rotate_key(id, rotation(), entry(after(0))).await.unwrap();
