@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use memchr::memmem;
 
-use crate::json::{self, Object};
+use crate::json;
 
 const CALL: &str = "image_generation_call";
 
@@ -12,14 +12,18 @@ pub fn may_be_in(parts: &[Bytes]) -> bool {
     parts.iter().any(|part| memmem::find(part, CALL.as_bytes()).is_some())
 }
 
-/// The items of an array, joined by commas, with a user's message in place of each call that made an image. Calls without an image
-/// are left out.
+/// The items of an array, joined by commas, with a user's message in place of each call that made an image. Calls that made none are
+/// left out. One without a `result` names an image by its id, and stays.
 pub fn as_messages(items: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(items.len());
     for item in json::elements(items).map_while(Result::ok) {
         let item = &items[item];
         let is_call = json::string_member(item, "type").is_some_and(|kind| kind == CALL);
-        let message = if is_call { message_of(item) } else { Some(item.to_vec()) };
+        let result = json::member(item, "result").filter(|_| is_call);
+        let message = match result {
+            None => Some(item.to_vec()),
+            Some(result) => image_of(result).map(|image| message_of(item, image)),
+        };
         let Some(message) = message else { continue };
         if !out.is_empty() {
             out.push(b',');
@@ -29,12 +33,12 @@ pub fn as_messages(items: &[u8]) -> Vec<u8> {
     out
 }
 
-fn message_of(call: &[u8]) -> Option<Vec<u8>> {
-    let call = Object::scan(call).ok()?;
-    let image =
-        call.get("result")?.strip_prefix(b"\"")?.strip_suffix(b"\"").filter(|image| !image.is_empty())?;
-    let format = call.get("output_format").and_then(json::string);
-    let format = match format.as_deref() {
+fn image_of(result: &[u8]) -> Option<&[u8]> {
+    result.strip_prefix(b"\"")?.strip_suffix(b"\"").filter(|image| !image.is_empty())
+}
+
+fn message_of(call: &[u8], image: &[u8]) -> Vec<u8> {
+    let format = match json::string_member(call, "output_format").as_deref() {
         Some("jpeg") => "jpeg",
         Some("webp") => "webp",
         _ => "png",
@@ -42,7 +46,7 @@ fn message_of(call: &[u8]) -> Option<Vec<u8>> {
     let before = format!(
         r#"{{"type":"message","role":"user","content":[{{"type":"input_text","text":"The generated image:"}},{{"type":"input_image","detail":"auto","image_url":"data:image/{format};base64,"#
     );
-    Some([before.as_bytes(), image, br#""}]}"#].concat())
+    [before.as_bytes(), image, br#""}]}"#].concat()
 }
 
 #[cfg(test)]
@@ -50,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_becomes_its_image_and_is_left_out_without_one() {
+    fn a_call_becomes_its_image_and_is_left_out_if_it_made_none() {
         let user = r#"{"role":"user","content":"image_generation_call"}"#;
         let items = format!(
             r#"[{user}, {{"type":"image_generation_call","id":"ig_1","status":"completed","result":"eA==","output_format":"webp","action":"generate"}},
@@ -62,6 +66,7 @@ mod tests {
         let images: Vec<_> =
             messages[1..].iter().map(|message| &message["content"][1]["image_url"]).collect();
         assert_eq!(images, ["data:image/webp;base64,eA==", "data:image/png;base64,eQ=="]);
-        assert!(as_messages(br#"[{"type":"image_generation_call"}]"#).is_empty());
+        let named = br#"{"type":"image_generation_call","id":"ig_1"}"#;
+        assert_eq!(as_messages(&[b"[", &named[..], b"]"].concat()), named);
     }
 }
