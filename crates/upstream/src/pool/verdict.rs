@@ -126,6 +126,9 @@ impl Verdict {
     }
 }
 
+/// The longest name of a team, an id.
+const MAX_TEAM: usize = 64;
+
 const QUOTA_CODES: [&str; 8] = [
     "insufficient_quota",
     "usage_limit_reached",
@@ -138,12 +141,18 @@ const QUOTA_CODES: [&str; 8] = [
     "Arrearage",
 ];
 
-/// How Anthropic and xAI say with a 400 or 403 that the account has no credit, and DashScope by its code.
+/// How Anthropic and xAI say with a 400 or 403 that the account has no credit; `{}` is the name of a team. The whole message must
+/// match, because a part of it may quote the client.
+const UNPAID_MESSAGES: [&str; 2] = [
+    "your credit balance is too low to access the anthropic api. please go to plans & billing to upgrade or purchase credits{}",
+    "your team {} has either used all available credits or reached its monthly spending limit. to continue making api requests, please purchase more credits or raise your spending limit",
+];
+
 fn is_unpaid(error: &UpstreamError) -> bool {
-    let message = error.message.as_deref().unwrap_or_default();
-    message.starts_with("Your credit balance is too low to access the Anthropic API")
-        || (message.starts_with("Your team ") && message.contains(" has either used all available credits"))
-        || error.code.as_deref() == Some("Arrearage")
+    let message = whole_message(error);
+    let is_name = |name: &str| name.len() <= MAX_TEAM && !name.contains(char::is_whitespace);
+    error.code.as_deref() == Some("Arrearage")
+        || UNPAID_MESSAGES.iter().any(|form| named(message, form).is_some_and(is_name))
 }
 
 fn is_quota_error(error: &UpstreamError) -> bool {
@@ -324,17 +333,21 @@ mod tests {
             (400, coded("Arrearage"), OutOfQuota { until: None }),
             (
                 400,
-                worded("Your credit balance is too low to access the Anthropic API. Pay."),
+                worded(
+                    "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits.",
+                ),
                 OutOfQuota { until: None },
             ),
             (
                 403,
-                worded("Your team t has either used all available credits or reached its limit."),
+                worded(
+                    "Your team 1b2c has either used all available credits or reached its monthly spending limit. To continue making API requests, please purchase more credits or raise your spending limit.",
+                ),
                 OutOfQuota { until: None },
             ),
             (
                 400,
-                worded("The file says: Your credit balance is too low to access the Anthropic API."),
+                worded("Your credit balance is too low to access the Anthropic API. is not a valid model ID"),
                 Neutral,
             ),
             (400, worded("API key not valid. Please pass a valid API key."), CredentialRefused),

@@ -144,7 +144,9 @@ impl Events {
             }
         };
         match kind {
-            TextKind::Output | TextKind::Refusal => self.written.answer = true,
+            TextKind::Output | TextKind::Refusal => {
+                self.written.answer = self.written.answer || !is_blank(text);
+            }
             TextKind::Reasoning | TextKind::Summary => self.written.reasoning = true,
         }
         self.output_bytes += text.len() + logprobs.len();
